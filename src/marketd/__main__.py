@@ -1,0 +1,5 @@
+"""`python -m marketd`."""
+
+from marketd.cli import main
+
+main()

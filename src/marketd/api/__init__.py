@@ -1,0 +1,1 @@
+"""REST and WebSocket doors. They translate; they decide nothing about data."""

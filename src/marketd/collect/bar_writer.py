@@ -1,0 +1,124 @@
+"""Closed bars to the store, and only then to subscribers: what was announced as final survives a crash.
+
+While the store fails the bars wait in memory, are retried, and `/health` says so. The wait is bounded: the
+oldest bars are given up with an error in the log when there are more than `bars_waiting_max`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+
+import pyarrow as pa
+
+from marketd.clock import Clock
+from marketd.errors import StoreError
+from marketd.ingest.bars import BarBatch
+from marketd.store.contract import BarStore
+from marketd.telemetry import Metrics
+
+__all__ = ["BarWriter"]
+
+_log = logging.getLogger(__name__)
+
+_BARS_WAITING_MAX = 2_000_000
+_RETRY_S = (0.1, 0.5, 1.0, 2.0, 5.0)
+
+
+class BarWriter:
+    """keep: whether bars of a batch are stored (others are only published). publish: called once it is durable."""
+
+    def __init__(
+        self,
+        store: BarStore,
+        clock: Clock,
+        metrics: Metrics,
+        *,
+        keep: Callable[[BarBatch], bool],
+        publish: Callable[[BarBatch], None],
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._metrics = metrics
+        self._keep = keep
+        self._publish = publish
+        self._waiting: deque[BarBatch] = deque()
+        self._writing: list[BarBatch] = []
+        self._arrived = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._stopping = False
+        self.waiting = 0
+        self.error: str | None = None
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._run(), name="bar-writer")
+
+    def put(self, batches: list[BarBatch]) -> None:
+        """Take closed or corrected bars."""
+        if not batches:
+            return
+        for batch in batches:
+            self._waiting.append(batch)
+            self.waiting += len(batch)
+        while self.waiting > _BARS_WAITING_MAX and len(self._waiting) > 1:
+            lost = self._waiting.popleft()
+            self.waiting -= len(lost)
+            _log.error("gave up %d bars of %s: the store has been failing for too long", len(lost), lost.interval)
+        self._arrived.set()
+
+    def not_durable(self) -> list[BarBatch]:
+        """Bars that were closed and are not in the store yet, oldest first."""
+        return [*self._writing, *self._waiting]
+
+    async def stop(self, timeout_s: float) -> None:
+        """Write what waits, for at most `timeout_s`."""
+        self._stopping = True
+        self._arrived.set()
+        if self._task is None:
+            return
+        done, _ = await asyncio.wait({self._task}, timeout=timeout_s)
+        if not done:
+            _log.error("stopped with %d bars that could not be stored: %s", self.waiting, self.error)
+            self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        while True:
+            await self._arrived.wait()
+            self._arrived.clear()
+            while self._waiting:
+                self._writing = list(self._waiting)
+                self._waiting.clear()
+                kept = [b for b in self._writing if self._keep(b)]
+                if kept:
+                    await self._append(kept)
+                written, self._writing = self._writing, []
+                for batch in written:
+                    self.waiting -= len(batch)
+                    self._publish(batch)
+            if self._stopping:
+                return
+
+    async def _append(self, batches: list[BarBatch]) -> None:
+        """Durable when it returns, however often that has to be tried."""
+        as_of_ns = self._clock.time_ns()
+        table = pa.concat_tables([batch.table(as_of_ns) for batch in batches])
+        attempt = 0
+        while True:
+            began_ns = self._clock.monotonic_ns()
+            try:
+                await asyncio.to_thread(self._store.append, table)
+            except StoreError as error:
+                self.error = str(error)
+                self._metrics.store_errors.inc()
+                _log.error("could not store %d bars, trying again: %s", table.num_rows, error)
+                await self._clock.sleep(_RETRY_S[min(attempt, len(_RETRY_S) - 1)])
+                attempt += 1
+                continue
+            break
+        self.error = None
+        self._metrics.store_append_seconds.observe((self._clock.monotonic_ns() - began_ns) / 1e9)
+        for batch in batches:
+            self._metrics.bars_stored.labels(batch.interval.name).inc(len(batch))

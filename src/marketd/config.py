@@ -1,0 +1,290 @@
+"""The one reader of configuration files and the environment. Each room owns its part and its checks.
+
+A YAML file has the sections of `Config`; `market_data` is the one that `marketd.embedded` reads too, so one
+file serves both. Environment: REDIS_URL, MARKETD_HOST, MARKETD_PORT, MARKETD_DATA_DIR override the file, and
+command-line options override both. Unknown keys are refused: a misspelled limit is no limit.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+import yaml
+
+from marketd.errors import ConfigError, InvalidInput
+from marketd.fanout.hub import FanoutConfig
+from marketd.faults import FaultConfig
+from marketd.ingest.bars import BarConfig
+from marketd.ingest.validate import ValidationConfig
+from marketd.sources.coinbase import CoinbaseConfig
+from marketd.sources.replay import ReplayConfig
+from marketd.sources.simulator import SCENARIOS
+from marketd.store.embedded import EmbeddedStoreConfig
+
+__all__ = [
+    "Config",
+    "MarketDataConfig",
+    "ServerConfig",
+    "SourcesConfig",
+    "SymbolScenario",
+    "demo_config",
+    "load_config",
+]
+
+_S = TypeVar("_S")
+
+
+class SymbolScenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A simulated symbol. scenario: flat, trend_up, trend_down, volatile, jump or stale."""
+
+    symbol: str
+    scenario: str = "flat"
+    base_price: Decimal = Decimal(100)
+    tick_interval_ms: int = 100
+
+    def __post_init__(self) -> None:
+        if not self.symbol:
+            raise InvalidInput("symbol", self.symbol, "a name")
+        if self.scenario not in SCENARIOS:
+            raise InvalidInput("scenario", self.scenario, f"one of {', '.join(SCENARIOS)}")
+        if not isinstance(self.base_price, Decimal):
+            msgspec.structs.force_setattr(self, "base_price", Decimal(str(self.base_price)))
+        if not (self.base_price.is_finite() and self.base_price > 0):
+            raise InvalidInput("base_price", str(self.base_price), "a number above 0")
+        if self.tick_interval_ms < 1:
+            raise InvalidInput("tick_interval_ms", self.tick_interval_ms, "milliseconds, 1 or more")
+
+
+class MarketDataConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The section shared by the server and `marketd.embedded`.
+
+    symbols: what is simulated, by name; a sequence of `SymbolScenario` is taken as well. seed: of the
+    simulation and of the faults. symbol_faults: faults of single symbols, instead of `faults`.
+    """
+
+    queue_max_size: int = 1_000
+    default_tick_interval_ms: int = 100
+    staleness_threshold_ms: int = 5_000
+    symbols: Mapping[str, SymbolScenario] | Sequence[SymbolScenario] = {}
+    faults: FaultConfig = FaultConfig()
+    symbol_faults: Mapping[str, FaultConfig] = {}
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("queue_max_size", "default_tick_interval_ms", "staleness_threshold_ms"):
+            if getattr(self, name) < 1:
+                raise InvalidInput(name, getattr(self, name), "a whole number, 1 or more")
+        if not isinstance(self.symbols, Mapping):
+            msgspec.structs.force_setattr(self, "symbols", {s.symbol: s for s in self.symbols})
+
+    @property
+    def scenarios(self) -> Mapping[str, SymbolScenario]:
+        """`symbols` by name."""
+        assert isinstance(self.symbols, Mapping)
+        return self.symbols
+
+    @classmethod
+    def from_yaml(cls, path: str | os.PathLike[str]) -> MarketDataConfig:
+        """The `market_data` section of a YAML file. Raises ConfigError naming file, key and reason."""
+        where = os.fspath(path)
+        return _market_data(where, _sections(where).get("market_data", {}))
+
+
+class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """host: only loopback addresses are accepted. port: 0 picks a free one. data_dir: where history is kept."""
+
+    host: str = "127.0.0.1"
+    port: int = 8001
+    data_dir: str = "marketd-data"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port <= 65_535:
+            raise InvalidInput("port", self.port, "0 to 65535")
+        if self.host not in ("localhost", "::1") and not re.fullmatch(r"127(\.\d{1,3}){3}", self.host):
+            allowed = "a loopback address (127.0.0.1, ::1, localhost): this version has no authentication"
+            raise InvalidInput("host", self.host, allowed)
+
+
+class SourcesConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The providers that are used, besides the simulator, which `market_data.symbols` turns on."""
+
+    coinbase: CoinbaseConfig | None = None
+    replay: ReplayConfig | None = None
+
+
+class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Everything `marketd serve` can be told. demo: nobody told it anything."""
+
+    server: ServerConfig = ServerConfig()
+    market_data: MarketDataConfig = MarketDataConfig()
+    sources: SourcesConfig = SourcesConfig()
+    validation: ValidationConfig = ValidationConfig()
+    bars: BarConfig = BarConfig()
+    fanout: FanoutConfig = FanoutConfig()
+    store: EmbeddedStoreConfig = EmbeddedStoreConfig()
+    redis_url: str | None = None
+    demo: bool = False
+
+
+def demo_config() -> Config:
+    """What is served when nobody says what: live crypto where it can be reached, and three simulated symbols."""
+    return Config(
+        market_data=MarketDataConfig(
+            symbols=[
+                SymbolScenario("AAPL", "volatile", Decimal("150.00"), 250),
+                SymbolScenario("TSLA", "trend_up", Decimal("250.00"), 500),
+                SymbolScenario("SPY", "flat", Decimal("600.00"), 200),
+            ]
+        ),
+        sources=SourcesConfig(coinbase=CoinbaseConfig(symbols=("BTC-USD", "ETH-USD", "SOL-USD"))),
+        demo=True,
+    )
+
+
+def load_config(path: str | os.PathLike[str] | None, environ: Mapping[str, str] | None = None) -> Config:
+    """The configuration of the server: file (or the demo), then environment.
+
+    Raises ConfigError naming file (or variable), key and what is allowed.
+    """
+    environ = os.environ if environ is None else environ
+    if path is None:
+        config = demo_config()
+    else:
+        where = os.fspath(path)
+        sections = _sections(where)
+        known = {f for f in Config.__struct_fields__ if f != "demo"}
+        for key in sections:
+            if key not in known:
+                raise ConfigError(where, str(key), sections[key], f"a section of {', '.join(sorted(known))}")
+        parts: dict[str, Any] = {}
+        for key, value in sections.items():
+            if key == "market_data":
+                parts[key] = _market_data(where, value)
+            elif key == "sources":
+                parts[key] = _sources(where, value)
+            else:
+                kind = _SECTIONS.get(key)
+                parts[key] = _text(where, key, value) if kind is None else _convert(where, key, value, kind)
+        config = Config(**parts)
+    return _with_environment(config, environ)
+
+
+_SECTIONS: dict[str, Any] = {
+    "server": ServerConfig,
+    "validation": ValidationConfig,
+    "bars": BarConfig,
+    "fanout": FanoutConfig,
+    "store": EmbeddedStoreConfig,
+}
+
+
+def _with_environment(config: Config, environ: Mapping[str, str]) -> Config:
+    server: dict[str, Any] = {}
+    for variable, field in (("MARKETD_HOST", "host"), ("MARKETD_PORT", "port"), ("MARKETD_DATA_DIR", "data_dir")):
+        if environ.get(variable):
+            server[field] = environ[variable]
+    if server:
+        merged = msgspec.to_builtins(config.server) | server
+        config = msgspec.structs.replace(config, server=_convert("environment", "server", merged, ServerConfig))
+    if environ.get("REDIS_URL"):
+        config = msgspec.structs.replace(config, redis_url=environ["REDIS_URL"])
+    return config
+
+
+def _sections(where: str) -> dict[str, Any]:
+    try:
+        text = Path(where).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise ConfigError(where, "file", where, f"a readable YAML file ({reason})") from error
+    try:
+        sections = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f"line {mark.line + 1}" if mark is not None else "file"
+        raise ConfigError(where, line, getattr(error, "problem", None) or "unreadable", "valid YAML") from error
+    if sections is None:
+        return {}
+    if not isinstance(sections, dict):
+        raise ConfigError(where, "file", sections, "a mapping of sections")
+    return sections
+
+
+def _market_data(where: str, section: Any) -> MarketDataConfig:
+    section = _mapping(where, "market_data", section)
+    interval = section.get("default_tick_interval_ms", 100)
+    scenarios: dict[str, SymbolScenario] = {}
+    for name, given in _mapping(where, "market_data.symbols", section.get("symbols")).items():
+        key = f"market_data.symbols.{name}"
+        values = {"symbol": str(name), "tick_interval_ms": interval} | _mapping(where, key, given)
+        scenarios[str(name)] = _convert(where, key, values, SymbolScenario)
+    parts: dict[str, Any] = {k: v for k, v in section.items() if k not in ("symbols", "faults", "symbol_faults")}
+    for key in parts:
+        if key not in MarketDataConfig.__struct_fields__:
+            allowed = f"one of {', '.join(MarketDataConfig.__struct_fields__)}"
+            raise ConfigError(where, f"market_data.{key}", parts[key], allowed)
+    config = _convert(where, "market_data", parts, MarketDataConfig)
+    faults = _mapping(where, "market_data.faults", section.get("faults"))
+    by_symbol = _mapping(where, "market_data.symbol_faults", section.get("symbol_faults"))
+    return msgspec.structs.replace(
+        config,
+        symbols=scenarios,
+        faults=_convert(where, "market_data.faults", faults, FaultConfig),
+        symbol_faults={
+            str(s): _convert(where, f"market_data.symbol_faults.{s}", f, FaultConfig) for s, f in by_symbol.items()
+        },
+    )
+
+
+def _sources(where: str, section: Any) -> SourcesConfig:
+    section = _mapping(where, "sources", section)
+    kinds: dict[str, Any] = {"coinbase": CoinbaseConfig, "replay": ReplayConfig}
+    for name, value in section.items():
+        if name not in kinds:
+            raise ConfigError(where, f"sources.{name}", value, f"one of {', '.join(kinds)}")
+    return SourcesConfig(**{n: _convert(where, f"sources.{n}", v, kinds[n]) for n, v in section.items()})
+
+
+def _mapping(where: str, key: str, value: Any) -> dict[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise ConfigError(where, key, value, "a mapping")
+    return value
+
+
+def _text(where: str, key: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise ConfigError(where, key, value, "text")
+    return value
+
+
+def _convert(where: str, key: str, value: Any, kind: type[_S]) -> _S:
+    """A part of the file as its room's Config, with errors that name the whole key."""
+    try:
+        return msgspec.convert(value if value is not None else {}, kind, strict=False)
+    except msgspec.ValidationError as error:
+        message, _, path = str(error).partition(" - at `$")
+        unknown = re.search(r"unknown field `(.+?)`", message)
+        field = key + path.rstrip("`") + (f".{unknown[1]}" if unknown else "")
+        fields = getattr(kind, "__struct_fields__", ())
+        allowed = f"one of {', '.join(fields)}" if unknown and not path else message.removeprefix("Expected ")
+        raise ConfigError(where, field, _found(value, path, unknown), allowed) from error
+    except InvalidInput as error:
+        raise ConfigError(where, f"{key}.{error.field}", error.value, error.allowed) from error
+
+
+def _found(value: Any, path: str, unknown: re.Match[str] | None) -> Any:
+    """The offending value itself, as far as it can be found by the error's path."""
+    for name, index in re.findall(r"\.(\w+)|\[(\d+)\]", path):
+        try:
+            value = value[name] if name else value[int(index)]
+        except (KeyError, IndexError, TypeError):
+            return None
+    return value.get(unknown[1]) if unknown and isinstance(value, dict) else value

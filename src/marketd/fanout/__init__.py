@@ -1,0 +1,1 @@
+"""Latest values, subscriptions, conflation, slow clients: accepted rows in, (client, bytes) out. No HTTP."""

@@ -1,0 +1,60 @@
+"""Longer bars from stored shorter ones, and mid prices from bids and asks. Pure functions on `BAR_SCHEMA` tables."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from marketd.model import BAR_SCHEMA, Interval
+
+__all__ = ["roll_up"]
+
+_NS = pa.timestamp("ns", tz="UTC")
+_SURENESS = ("final", "corrected", "backfill", "provisional", "live")
+
+
+def roll_up(bars: pa.Table, interval: Interval) -> pa.Table:
+    """Bars of one symbol and side, ascending by ts, as bars of a longer interval.
+
+    open of the first, highest high, lowest low, close of the last; volumes and trades added (absent volumes
+    leave the sum absent only if all are); vwap weighted by volume. status: the least sure of its parts;
+    as_of: the latest; provider: of the last part.
+    """
+    if not bars.num_rows:
+        return bars
+    ts = bars["ts"].to_numpy().astype(np.int64)
+    bucket = ts - ts % interval.ns
+    starts = np.flatnonzero(np.r_[True, bucket[1:] != bucket[:-1]])
+    ends = np.r_[starts[1:], len(ts)] - 1
+    volume = _floats(bars["volume"])
+    vwap = _floats(bars["vwap"])
+    total = np.add.reduceat(np.nan_to_num(volume), starts)
+    weighted = np.add.reduceat(np.nan_to_num(vwap * volume), starts)
+    known = np.logical_or.reduceat(~np.isnan(volume), starts)
+    volumes = np.where(known, total, np.nan)
+    sureness = np.array([_SURENESS.index(s) for s in bars["status"].to_pylist()])
+    n = len(starts)
+    columns = {
+        "symbol": bars["symbol"].take(starts),
+        "interval": pa.repeat(interval.name, n),
+        "side": bars["side"].take(starts),
+        "ts": pa.array(bucket[starts]).cast(_NS),
+        "open": bars["open"].take(starts),
+        "high": pa.array(np.maximum.reduceat(bars["high"].to_numpy(), starts)),
+        "low": pa.array(np.minimum.reduceat(bars["low"].to_numpy(), starts)),
+        "close": bars["close"].take(ends),
+        "volume": pa.array(volumes, from_pandas=True),
+        "vwap": pa.array(np.where(total > 0, weighted / np.where(total > 0, total, 1), np.nan), from_pandas=True),
+        "trades": pa.array(np.add.reduceat(bars["trades"].to_numpy(), starts)),
+        "provider": bars["provider"].take(ends),
+        "status": pa.array([_SURENESS[i] for i in np.maximum.reduceat(sureness, starts)]),
+        "as_of": pa.array(np.maximum.reduceat(bars["as_of"].to_numpy().astype(np.int64), starts)).cast(_NS),
+    }
+    return pa.Table.from_pydict(columns, BAR_SCHEMA)
+
+
+def _floats(column: pa.ChunkedArray[Any]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    """Absent as NaN."""
+    return column.to_numpy().astype(np.float64)

@@ -1,0 +1,1 @@
+"""Providers behind one contract. `contract.py` is the contract; one folder per provider."""

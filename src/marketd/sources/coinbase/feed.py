@@ -1,0 +1,398 @@
+"""The live side of Coinbase Exchange: one WebSocket, ticker and matches and heartbeats, no hole unsaid.
+
+Owns the socket, the watchdog, the subscriptions and the refilling of lost trades. Refuses to understand
+payloads (`parse`) or to judge order (`sequence`). Symbols that the exchange does not know are told once and
+left out; the others go on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import re
+from collections.abc import AsyncIterator, Iterable
+from contextlib import aclosing, asynccontextmanager
+from typing import Literal
+
+import msgspec
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidProxy, InvalidURI
+
+from marketd.clock import Clock
+from marketd.errors import SourceError, SourceRejected, SourceUnavailable
+from marketd.model import Quarantined, SourceEvent, Trade
+from marketd.model.time import NS_PER_S
+from marketd.sources.coinbase.config import CoinbaseConfig
+from marketd.sources.coinbase.history import GRANULARITIES, http_client, product_ids, trade_pages
+from marketd.sources.coinbase.parse import (
+    NAME,
+    Heartbeat,
+    LastMatch,
+    Match,
+    ProviderError,
+    RestTrade,
+    Ticker,
+    match_text,
+    read_message,
+)
+from marketd.sources.coinbase.sequence import TradeSequence
+from marketd.sources.coinbase.symbols import product_id
+from marketd.sources.contract import Capabilities, RawTap, Subscriptions
+from marketd.sources.http import USER_AGENT, HttpClient
+from marketd.sources.reconnect import Batches, reconnecting
+
+__all__ = ["CoinbaseSource"]
+
+_CHANNELS = ("ticker", "matches", "heartbeat")
+_INBOX_MAX = 10_000
+"""Messages read and not yet handed on. When full, reading stops, and the exchange drops slow readers."""
+_QUEUE_MAX = 1_000
+"""Frames that wait inside the client before it stops reading: what one batch can drain at once."""
+_MESSAGE_MAX_BYTES = 4 * 1024 * 1024
+_CLOSE_TIMEOUT_S = 1.0
+
+
+class CoinbaseSource:
+    """Implements `Source`. tap: sees every message, and every refilled trade as the `match` it would have been.
+
+    http: share the client of `CoinbaseHistory`, so that one rate limit holds; None makes one, closed at the end.
+    rng: for the jitter of the waits.
+    """
+
+    def __init__(
+        self,
+        config: CoinbaseConfig,
+        clock: Clock,
+        tap: RawTap | None = None,
+        *,
+        http: HttpClient | None = None,
+        rng: random.Random | None = None,
+    ) -> None:
+        self._config = config
+        self._clock = clock
+        self._tap = tap
+        self._http = http
+        self._rng = rng or random.Random()
+
+    @property
+    def name(self) -> str:
+        return NAME
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return Capabilities(stream_quotes=True, stream_trades=True, bars=tuple(GRANULARITIES), numbered_trades=True)
+
+    async def stream(self, wanted: Subscriptions) -> Batches:
+        """See `Source.stream`. Connects once anything is wanted."""
+        http = self._http or http_client(self._config, self._clock)
+        try:
+            feed = _Feed(self._config, self._clock, self._tap, http, wanted, self._rng)
+            loop = reconnecting(NAME, feed.connection, clock=self._clock, policy=self._config.reconnect, rng=self._rng)
+            async with aclosing(loop):
+                async for batch in loop:
+                    yield batch
+        finally:
+            if self._http is None:
+                await http.close()
+
+
+class _Refilled(msgspec.Struct, frozen=True):
+    """What a refill brought, oldest first, of the ids it asked for, and why not more."""
+
+    ids: range
+    trades: list[RestTrade]
+    reason: str
+
+
+class _Feed:
+    """What outlives a connection (`_sequences`, `_unknown`) and one connection at a time."""
+
+    def __init__(
+        self,
+        config: CoinbaseConfig,
+        clock: Clock,
+        tap: RawTap | None,
+        http: HttpClient,
+        wanted: Subscriptions,
+        rng: random.Random,
+    ) -> None:
+        self._config = config
+        self._clock = clock
+        self._tap = tap
+        self._http = http
+        self._wanted = wanted
+        self._rng = rng
+        self._sequences: dict[str, TradeSequence] = {}
+        self._unknown: set[str] = set()
+        self._reset()
+
+    def _reset(self) -> None:
+        """Nothing is connected."""
+        self._followed: int | None = None  # version of `wanted` that `_active` agrees with
+        self._active: dict[str, None] = {}  # subscribed products, in order
+        self._asked: set[str] = set()  # products ever asked for on this connection
+        self._inbox: list[tuple[int, str]] = []
+        self._heard_ns = self._clock.monotonic_ns()
+        self._mute = False
+        self._refills: dict[str, asyncio.Task[_Refilled]] = {}
+        self._wake = asyncio.Event()
+        self._room = asyncio.Event()
+
+    def _products(self) -> dict[str, None]:
+        """What is wanted now and not known to be unknown."""
+        products = dict.fromkeys(product_id(symbol) for symbol in self._wanted.symbols)
+        self._unknown &= products.keys()  # given up by the user: asked for again if it comes back
+        for product in self._unknown:
+            del products[product]
+        return products
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Batches]:
+        """One connection, subscribed; its batches end with SourceUnavailable."""
+        while not self._products():
+            await self._wanted.changed(self._wanted.version)
+        self._reset()
+        socket = await self._open()
+        tasks: list[asyncio.Task[None]] = []
+        try:
+            await self._follow(socket)  # within the 5 s that the exchange allows
+            tasks += [asyncio.create_task(job) for job in (self._read(socket), self._watch(), self._follow_wanted())]
+            for task in tasks:
+                task.add_done_callback(lambda _: self._wake.set())
+            yield self._batches(socket, tasks)
+        finally:
+            jobs = [*tasks, *self._refills.values()]
+            for job in jobs:
+                job.cancel()
+            await asyncio.gather(*jobs, return_exceptions=True)
+            for sequence in self._sequences.values():
+                sequence.disconnected()
+            await socket.close()
+
+    async def _open(self) -> ClientConnection:
+        try:
+            return await connect(
+                self._config.ws_url,
+                user_agent_header=USER_AGENT,
+                proxy=self._config.http.proxy,
+                open_timeout=self._config.open_timeout_s,
+                close_timeout=_CLOSE_TIMEOUT_S,
+                compression=None,
+                max_queue=_QUEUE_MAX,
+                max_size=_MESSAGE_MAX_BYTES,
+            )
+        except InvalidURI as error:
+            raise SourceRejected(NAME, str(error)) from error
+        except InvalidProxy:
+            raise SourceRejected(NAME, "http.proxy is not the URL of a proxy") from None  # it may hold a password
+        except TimeoutError as error:
+            raise SourceUnavailable(NAME, f"no connection within {self._config.open_timeout_s:g} s") from error
+        except (InvalidHandshake, OSError) as error:
+            # even a 403 may pass: of a public stream, none is final
+            raise SourceUnavailable(NAME, f"no connection: {error}") from error
+
+    async def _read(self, socket: ClientConnection) -> None:
+        """Take in what comes; `recv` does not wait while there is more, so a burst becomes one batch."""
+        while True:
+            try:
+                raw = await socket.recv()
+            except ConnectionClosed as error:
+                raise SourceUnavailable(NAME, f"connection closed: {error}") from error
+            self._heard_ns = self._clock.monotonic_ns()
+            text = raw if isinstance(raw, str) else raw.decode("utf-8", "replace")
+            self._inbox.append((self._clock.time_ns(), text))
+            self._wake.set()
+            if len(self._inbox) >= _INBOX_MAX:
+                self._room.clear()
+                await self._room.wait()
+
+    async def _watch(self) -> None:
+        """Notice a connection that is open and says nothing: with heartbeats, silence is a fault."""
+        limit_ns = round(self._config.mute_timeout_s * NS_PER_S)
+        while not self._mute:
+            silent_ns = self._clock.monotonic_ns() - self._heard_ns
+            if silent_ns < limit_ns:
+                await self._clock.sleep((limit_ns - silent_ns) / NS_PER_S)
+            elif self._active and len(self._inbox) < _INBOX_MAX:
+                self._mute = True
+                self._wake.set()
+            else:
+                await self._clock.sleep(self._config.mute_timeout_s)
+
+    async def _follow_wanted(self) -> None:
+        version = self._wanted.version
+        while True:
+            self._wake.set()
+            version = await self._wanted.changed(version)
+
+    async def _batches(self, socket: ClientConnection, tasks: list[asyncio.Task[None]]) -> Batches:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            ended = [task for task in tasks if task.done()]
+            await self._follow(socket)
+            inbox, self._inbox = self._inbox, []
+            self._room.set()
+            events: list[SourceEvent] = []
+            refused: list[ProviderError] = []
+            for time_received_ns, text in inbox:
+                events += self._receive(text, time_received_ns, refused)
+            events += self._collect_refills()
+            for error in refused:
+                left_out = await self._leave_out(error)
+                if left_out and self._active:
+                    await self._send(socket, "subscribe", self._active)  # one bad product may drop the others
+                events += left_out
+            if events:
+                yield events
+            for task in ended:
+                task.result()
+            if self._mute:
+                raise SourceUnavailable(NAME, f"no message for {self._config.mute_timeout_s:g} s")
+
+    async def _follow(self, socket: ClientConnection) -> None:
+        """Subscribe what is wanted and is not yet, unsubscribe what no longer is."""
+        if self._followed == self._wanted.version:
+            return
+        self._followed = self._wanted.version
+        products = self._products()
+        gone = [product for product in self._active if product not in products]
+        new = [product for product in products if product not in self._active]
+        self._active = products
+        for product in gone:
+            self._forget(product)
+        for product in new:
+            self._sequences.setdefault(product, TradeSequence())
+        if gone:
+            await self._send(socket, "unsubscribe", gone)
+        if new:
+            self._heard_ns = self._clock.monotonic_ns()
+            await self._send(socket, "subscribe", new)
+
+    def _forget(self, product: str) -> None:
+        self._sequences.pop(product, None)
+        refill = self._refills.pop(product, None)
+        if refill is not None:
+            refill.cancel()
+
+    async def _send(
+        self, socket: ClientConnection, action: Literal["subscribe", "unsubscribe"], products: Iterable[str]
+    ) -> None:
+        request = {"type": action, "product_ids": list(products), "channels": _CHANNELS}
+        self._asked.update(request["product_ids"])
+        try:
+            await socket.send(msgspec.json.encode(request).decode())
+        except ConnectionClosed as error:
+            raise SourceUnavailable(NAME, f"connection closed: {error}") from error
+
+    def _receive(self, text: str, time_received_ns: int, refused: list[ProviderError]) -> list[SourceEvent]:
+        if self._tap is not None:
+            self._tap(time_received_ns, text)
+        message, events = read_message(text, time_received_ns)
+        match message:
+            case Ticker(product_id=product):
+                return events if product in self._active else []
+            case Match(product_id=product) if product in self._active:
+                sequence = self._sequences[product]
+                released = [trade for event in events if isinstance(event, Trade) for trade in sequence.trade(event)]
+                self._refill(product, sequence)
+                return [*released]
+            case LastMatch(product_id=product, trade_id=trade_id) if product in self._active:
+                self._sequences[product].anchor(trade_id)
+                self._refill(product, self._sequences[product])
+            case Heartbeat(product_id=product, last_trade_id=trade_id) if product in self._active:
+                self._sequences[product].heartbeat(trade_id)
+                self._refill(product, self._sequences[product])
+            case ProviderError() if "subscribe" in message.message.lower():
+                refused.append(message)
+            case ProviderError() | None:
+                return events
+            case _:
+                pass
+        return []
+
+    async def _leave_out(self, error: ProviderError) -> list[SourceEvent]:
+        """Find the products that a refused subscription was about and want them no longer."""
+        named = {p for p in self._asked if re.search(rf"(?<![\w-]){re.escape(p)}(?![\w-])", error.text)}
+        if not named:
+            try:
+                named = self._active.keys() - await product_ids(self._http)
+            except SourceRejected as unlisted:
+                raise SourceUnavailable(NAME, f"{error.text}; {unlisted.reason}") from unlisted
+            if not named:
+                raise SourceUnavailable(NAME, error.text)
+        events: list[SourceEvent] = []
+        for product in sorted(named & self._active.keys()):
+            self._unknown.add(product)
+            del self._active[product]
+            self._forget(product)
+            events.append(self._quarantined("unknown_symbol", f"{product}: {error.text}", product))
+        return events
+
+    def _refill(self, product: str, sequence: TradeSequence) -> None:
+        """Start to fetch what is missing, unless that is under way."""
+        if sequence.missing is None or product in self._refills:
+            return
+        ids = sequence.missing
+        newest = ids[-self._config.refill_max_trades :] if self._config.refill_max_trades else ids[:0]
+        task = asyncio.create_task(self._fetch(product, newest))
+        task.add_done_callback(lambda _: self._wake.set())
+        self._refills[product] = task
+
+    async def _fetch(self, product: str, ids: range) -> _Refilled:
+        found: dict[int, RestTrade] = {}
+        reason = "the exchange does not have them"
+        for attempt in range(self._config.refill_attempts):
+            if attempt:
+                await self._clock.sleep(self._config.reconnect.delay_s(attempt - 1, self._rng))
+            try:
+                async with aclosing(trade_pages(self._http, product, ids)) as pages:
+                    async for page in pages:
+                        found.update((trade.trade_id, trade) for trade in page)
+            except SourceError as error:
+                reason = error.reason
+                break  # the client tried again already
+            if len(found) == len(ids):
+                break
+        return _Refilled(ids, [found[trade_id] for trade_id in sorted(found)], reason)
+
+    def _collect_refills(self) -> list[SourceEvent]:
+        """Hand on what finished refills brought, and what they could not bring."""
+        events: list[SourceEvent] = []
+        for product, task in list(self._refills.items()):
+            sequence = self._sequences[product]
+            crowded = len(sequence.held) > self._config.refill_max_trades
+            if not task.done() and not crowded:
+                continue
+            del self._refills[product]
+            if task.done():
+                refilled = task.result()
+            else:
+                task.cancel()
+                refilled = _Refilled(range(0), [], f"more than {self._config.refill_max_trades} trades came meanwhile")
+            time_received_ns = self._clock.time_ns()
+            fetched: list[Trade] = []
+            for row in refilled.trades:
+                text = match_text(product, row)
+                if self._tap is not None:
+                    self._tap(time_received_ns, text)
+                for event in read_message(text, time_received_ns)[1]:
+                    if isinstance(event, Trade):
+                        fetched.append(event)
+                    else:
+                        events.append(event)
+            released, given_up = sequence.fill(fetched)
+            for ids in given_up:
+                beyond = bool(refilled.ids) and ids.start < refilled.ids.start
+                reason = f"only the newest {len(refilled.ids)} are fetched" if beyond else refilled.reason
+                detail = f"{product}: trades {ids.start} to {ids.stop - 1} were lost: {reason}"
+                events.append(self._quarantined("trades_missing", detail, product))
+            # held trades are taken up only now, and receive times of a stream never go back
+            events += [msgspec.structs.replace(trade, time_received_ns=time_received_ns) for trade in released]
+            self._refill(product, sequence)
+        return events
+
+    def _quarantined(self, reason: str, detail: str, symbol: str) -> Quarantined:
+        return Quarantined(
+            source=NAME, time_received_ns=self._clock.time_ns(), reason=reason, detail=detail, symbol=symbol
+        )

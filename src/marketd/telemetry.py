@@ -1,0 +1,51 @@
+"""What happened, as numbers. Rooms count here; `api` renders it as Prometheus text.
+
+One registry per server (not the process-wide default), so that two engines in one program do not add up.
+"""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+__all__ = ["Metrics"]
+
+
+class Metrics:
+    """Every metric of the server, named once."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        r = self.registry
+        self.ticks_received = Counter("marketd_ticks_received_total", "Ticks that sources sent", ["source"], registry=r)
+        self.ticks_accepted = Counter("marketd_ticks_accepted_total", "Ticks accepted", ["source"], registry=r)
+        self.ticks_quarantined = Counter(
+            "marketd_ticks_quarantined_total", "Ticks or lines kept apart, by reason", ["source", "reason"], registry=r
+        )
+        self.ticks_flagged = Counter(
+            "marketd_ticks_flagged_total", "Ticks accepted with a remark, by remark", ["source", "flag"], registry=r
+        )
+        self.source_up = Gauge("marketd_source_connected", "1 while the source's stream is up", ["source"], registry=r)
+        self.source_disconnects = Counter(
+            "marketd_source_disconnects_total", "Times a source's stream was lost", ["source"], registry=r
+        )
+        self.bars_stored = Counter("marketd_bars_stored_total", "Bar versions made durable", ["interval"], registry=r)
+        self.store_append_seconds = Histogram(
+            "marketd_store_append_seconds",
+            "Time of one durable append",
+            buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0),
+            registry=r,
+        )
+        self.store_errors = Counter("marketd_store_errors_total", "Appends that failed and are retried", registry=r)
+        self.ws_clients = Gauge("ws_clients_gauge", "Connected WebSocket clients", registry=r)
+        self.ws_messages = Counter("ws_messages_total", "Messages handed to clients' sockets", registry=r)
+        self.ws_missed = Counter(
+            "ws_missed_messages_total", "Messages withheld from clients that did not read", registry=r
+        )
+        self.ws_closed_slow = Counter("ws_closed_slow_total", "Clients closed because they did not keep up", registry=r)
+        self.flush_seconds = Histogram(
+            "ws_flush_seconds",
+            "Time of one flush to all clients",
+            buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25),
+            registry=r,
+        )
+        self.cache_errors = Counter("marketd_quote_cache_errors_total", "Quote-cache writes that failed", registry=r)

@@ -1,0 +1,30 @@
+"""What a test of marketd, or of something built on it, needs: a clock to own, conformance suites, provider simulators.
+
+The suites need pytest, which a server does not; they are imported when they are asked for.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from marketd.testing.manual_clock import ManualClock
+
+if TYPE_CHECKING:
+    from marketd.testing.scripted_source import ScriptedSource
+    from marketd.testing.source_conformance import SourceConformance, SourceHarness
+    from marketd.testing.store_conformance import StoreConformance, bar_table
+
+__all__ = ["ManualClock", "ScriptedSource", "SourceConformance", "SourceHarness", "StoreConformance", "bar_table"]
+
+_MODULE_OF = {
+    "ScriptedSource": "scripted_source",
+    "SourceConformance": "source_conformance",
+    "SourceHarness": "source_conformance",
+    "StoreConformance": "store_conformance",
+    "bar_table": "store_conformance",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)

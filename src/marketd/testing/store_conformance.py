@@ -1,0 +1,327 @@
+"""What every bar store must do, as tests. Subclass `StoreConformance` and say how to make an empty store.
+
+    class TestMyStore(StoreConformance):
+        def make_store(self, folder: Path) -> BarStore:
+            return MyStore(folder)
+
+Expected tables are typed out here; nothing is computed by a store to be compared with itself. A store that
+moves rows from one place to another is made so that this happens within the tests (few rows at a time).
+"""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pyarrow as pa
+import pytest
+
+from marketd.errors import InvalidInput, StoreError
+from marketd.model import BAR_SCHEMA, Bar, Interval
+from marketd.model.time import NS_PER_S, parse_ns
+from marketd.store.contract import BarStore
+
+__all__ = ["StoreConformance", "bar_table"]
+
+_M1, _D1 = Interval.parse("1m"), Interval.parse("1d")
+_OPENING = parse_ns("2026-11-20T14:30:00Z")
+_MINUTE = 60 * NS_PER_S
+_FOREVER = 2**63 - 1
+
+
+def bar_table(bars: Iterable[Bar]) -> pa.Table:
+    """Bars as a `BAR_SCHEMA` table, in their order."""
+    rows = []
+    for bar in bars:
+        row = msgspec.structs.asdict(bar)
+        row["ts"], row["as_of"] = row.pop("ts_ns"), row.pop("as_of_ns")
+        rows.append(row)
+    return pa.Table.from_pylist(rows, schema=BAR_SCHEMA)
+
+
+def _bar(minute: int = 0, close: float = 101.5, as_of: int = 1, **changed: Any) -> Bar:
+    """A bar of AAPL `minute` minutes after the opening, known `as_of` seconds after its own minute."""
+    ts_ns = _OPENING + minute * _MINUTE
+    fields: dict[str, Any] = {
+        "symbol": "AAPL",
+        "interval": "1m",
+        "side": "trade",
+        "ts_ns": ts_ns,
+        "open": 100.0,
+        "high": 103.0,
+        "low": 99.5,
+        "close": close,
+        "volume": 1200.0,
+        "vwap": 101.25,
+        "trades": 7,
+        "provider": "sim",
+        "status": "final",
+        "as_of_ns": ts_ns + _MINUTE + as_of * NS_PER_S,
+    }
+    return Bar(**(fields | changed))
+
+
+def _known(bar: Bar, as_of_ns: int) -> Bar:
+    return msgspec.structs.replace(bar, as_of_ns=as_of_ns)
+
+
+def _read(store: BarStore, symbol: str = "AAPL", interval: Interval = _M1, **options: Any) -> pa.Table:
+    return store.read(symbol, interval, options.pop("start_ns", 0), options.pop("end_ns", _FOREVER), **options)
+
+
+class StoreConformance(ABC):
+    """The suite; `make_store` is the only thing to write."""
+
+    @abstractmethod
+    def make_store(self, folder: Path) -> BarStore:
+        """An empty store that may use `folder`."""
+
+    @pytest.fixture
+    def store(self, tmp_path: Path) -> Iterator[BarStore]:
+        store = self.make_store(tmp_path / "store")
+        yield store
+        store.close()
+
+    def test_an_empty_store_answers_with_the_schema(self, store: BarStore) -> None:
+        assert _read(store).equals(bar_table([]))
+        assert store.symbols() == ()
+        assert store.append(bar_table([])) == 0
+
+    def test_bars_come_back_as_they_were_by_time(self, store: BarStore) -> None:
+        bars = [
+            _bar(0),
+            _bar(1, volume=None, vwap=None, trades=None),
+            _bar(2, close=0.1 + 0.2, high=1e300, low=-5.0, status="provisional"),
+            _bar(3, as_of_ns=_OPENING + 123_456_789),
+        ]
+        assert store.append(bar_table([bars[2], bars[0], bars[3], bars[1]])) == 4
+        answer = _read(store)
+        assert answer.schema.equals(BAR_SCHEMA)
+        assert answer.equals(bar_table(bars))
+
+    def test_batches_add_up(self, store: BarStore) -> None:
+        bars = [_bar(minute, close=100.0 + minute) for minute in range(12)]
+        for bar in bars:
+            assert store.append(bar_table([bar])) == 1
+        assert _read(store).equals(bar_table(bars))
+
+    def test_start_is_in_and_end_is_out(self, store: BarStore) -> None:
+        bars = [_bar(minute) for minute in range(5)]
+        store.append(bar_table(bars))
+        start_ns, end_ns = _OPENING + _MINUTE, _OPENING + 3 * _MINUTE
+        assert _read(store, start_ns=start_ns, end_ns=end_ns).equals(bar_table(bars[1:3]))
+        assert _read(store, start_ns=start_ns + 1, end_ns=end_ns + 1).equals(bar_table(bars[2:4]))
+        assert _read(store, start_ns=end_ns, end_ns=start_ns).equals(bar_table([]))
+        assert _read(store, start_ns=start_ns, end_ns=start_ns).equals(bar_table([]))
+
+    def test_symbols_intervals_and_sides_are_apart(self, store: BarStore) -> None:
+        minute, bid = _bar(), _bar(side="bid", close=1.0)
+        day = _bar(interval="1d", ts_ns=parse_ns("2026-11-20"), close=2.0)
+        other = _bar(symbol="MSFT", close=3.0)
+        assert store.append(bar_table([minute, bid, day, other])) == 4
+        assert _read(store).equals(bar_table([minute]))
+        assert _read(store, side="bid").equals(bar_table([bid]))
+        assert _read(store, side="ask").equals(bar_table([]))
+        assert _read(store, interval=_D1).equals(bar_table([day]))
+        assert _read(store, "MSFT").equals(bar_table([other]))
+        assert _read(store, "TSLA").equals(bar_table([]))
+
+    def test_symbols_are_sorted_and_each_named_once(self, store: BarStore) -> None:
+        names = ["MSFT", "Ä", "AAPL", "BRK.B", "EUR/USD", "aapl", "^GSPC"]
+        for name in [*names, *names]:
+            store.append(bar_table([_bar(symbol=name)]))
+        assert store.symbols() == ("AAPL", "BRK.B", "EUR/USD", "MSFT", "^GSPC", "aapl", "Ä")
+
+    def test_a_limit_counts_from_the_chosen_end(self, store: BarStore) -> None:
+        bars = [_bar(minute) for minute in range(9)]
+        for start in (3, 0, 6):
+            store.append(bar_table(bars[start : start + 3]))
+        assert _read(store, limit=4).equals(bar_table(bars[:4]))
+        assert _read(store, limit=4, newest_first=True).equals(bar_table(bars[:4:-1]))
+        assert _read(store, newest_first=True).equals(bar_table(bars[::-1]))
+        assert _read(store, limit=100).equals(bar_table(bars))
+        middle: dict[str, Any] = {"start_ns": bars[2].ts_ns, "end_ns": bars[7].ts_ns}
+        assert _read(store, limit=2, **middle).equals(bar_table(bars[2:4]))
+        assert _read(store, limit=2, newest_first=True, **middle).equals(bar_table([bars[6], bars[5]]))
+
+    def test_a_limit_counts_bars_and_not_versions(self, store: BarStore) -> None:
+        for as_of in range(1, 6):
+            store.append(bar_table([_bar(minute, close=100.0 + as_of, as_of=as_of) for minute in range(3)]))
+        last = [_bar(minute, close=105.0, as_of=5) for minute in range(3)]
+        assert _read(store, limit=2).equals(bar_table(last[:2]))
+        assert _read(store, limit=2, newest_first=True).equals(bar_table([last[2], last[1]]))
+
+    def test_an_identical_row_is_no_version_and_keeps_its_first_as_of(self, store: BarStore) -> None:
+        first = _bar(volume=None)
+        assert store.append(bar_table([first, _bar(1)])) == 2
+        assert store.append(bar_table([_known(first, first.as_of_ns + 5), _bar(2)])) == 1
+        nan = _known(_bar(volume=float("nan")), first.as_of_ns + 6)
+        assert store.append(bar_table([nan])) == 0
+        assert _read(store).equals(bar_table([first, _bar(1), _bar(2)]))
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"open": 100.5},
+            {"high": 104.0},
+            {"low": 99.0},
+            {"close": 102.0},
+            {"volume": 1201.0},
+            {"volume": None},
+            {"vwap": 101.5},
+            {"vwap": None},
+            {"trades": 8},
+            {"trades": None},
+            {"status": "corrected"},
+        ],
+        ids=str,
+    )
+    def test_each_value_that_changes_makes_a_version(self, store: BarStore, change: dict[str, Any]) -> None:
+        first, second = _bar(as_of=1), _bar(**({"as_of": 2} | change))
+        assert store.append(bar_table([first])) == 1
+        assert store.append(bar_table([second])) == 1
+        assert _read(store).equals(bar_table([second]))
+        assert _read(store, as_of_ns=second.as_of_ns - 1).equals(bar_table([first]))
+
+    def test_a_reader_gets_what_was_known_at_the_time(self, store: BarStore) -> None:
+        live = _bar(close=100.0, as_of=1, status="live")
+        final = _bar(close=101.0, as_of=2)
+        back = _bar(close=100.0, as_of=3, status="live")
+        next_minute = _bar(1)
+        for bar in (live, final, back, next_minute):
+            assert store.append(bar_table([bar])) == 1
+        assert _read(store).equals(bar_table([back, next_minute]))
+        assert _read(store, as_of_ns=live.as_of_ns - 1).equals(bar_table([]))
+        assert _read(store, as_of_ns=live.as_of_ns).equals(bar_table([live]))
+        assert _read(store, as_of_ns=final.as_of_ns).equals(bar_table([final]))
+        assert _read(store, as_of_ns=next_minute.as_of_ns - 1).equals(bar_table([back]))
+        assert _read(store, as_of_ns=next_minute.as_of_ns, limit=1).equals(bar_table([back]))
+
+    def test_versions_within_one_batch_follow_their_as_of(self, store: BarStore) -> None:
+        one, two, three = _bar(close=100.0, as_of=1), _bar(close=101.0, as_of=2), _bar(close=101.0, as_of=3)
+        assert store.append(bar_table([three, one, two])) == 2
+        assert _read(store).equals(bar_table([two]))
+        assert _read(store, as_of_ns=one.as_of_ns).equals(bar_table([one]))
+
+    def test_a_repeated_batch_changes_nothing(self, store: BarStore) -> None:
+        versions = [_bar(close=100.0 + n, as_of=n + 1) for n in range(4)]
+        assert store.append(bar_table(versions)) == 4
+        assert store.append(bar_table(versions)) == 0
+        for version in versions:
+            assert store.append(bar_table([version])) == 0
+            assert _read(store, as_of_ns=version.as_of_ns).equals(bar_table([version]))
+        assert _read(store).equals(bar_table(versions[-1:]))
+
+    def test_a_change_that_seems_older_is_kept_after_the_last_version(self, store: BarStore) -> None:
+        first = _bar(close=100.0, as_of=9)
+        assert store.append(bar_table([first])) == 1
+        assert store.append(bar_table([_bar(close=101.0, as_of=4)])) == 1
+        assert _read(store).equals(bar_table([_known(_bar(close=101.0), first.as_of_ns + 1)]))
+        assert _read(store, as_of_ns=first.as_of_ns).equals(bar_table([first]))
+
+    def test_changes_of_the_same_instant_all_count(self, store: BarStore) -> None:
+        same = [_bar(close=100.0 + n) for n in range(3)]
+        assert store.append(bar_table(same)) == 3
+        assert _read(store).equals(bar_table([_known(same[2], same[0].as_of_ns + 2)]))
+        assert _read(store, as_of_ns=same[0].as_of_ns).equals(bar_table(same[:1]))
+
+    def test_the_provider_that_was_heard_last_is_given(self, store: BarStore) -> None:
+        early, late = _bar(provider="yahoo", close=1.0, as_of=1), _bar(provider="finnhub", close=2.0, as_of=2)
+        assert store.append(bar_table([late])) == 1
+        assert store.append(bar_table([early])) == 1
+        assert _read(store).equals(bar_table([late]))
+        assert _read(store, as_of_ns=early.as_of_ns).equals(bar_table([early]))
+        revised = _bar(provider="yahoo", close=3.0, as_of=3)
+        assert store.append(bar_table([revised])) == 1
+        assert _read(store).equals(bar_table([revised]))
+        assert _read(store, as_of_ns=late.as_of_ns).equals(bar_table([late]))
+
+    def test_providers_heard_at_once_are_given_in_the_order_of_their_names(self, store: BarStore) -> None:
+        both = [_bar(provider="yahoo", close=1.0), _bar(provider="coinbase", close=2.0)]
+        assert store.append(bar_table(both)) == 2
+        assert _read(store).equals(bar_table(both[1:]))
+
+    def test_bars_before_1970_and_long_ago_are_kept(self, store: BarStore) -> None:
+        days = [_bar(interval="1d", ts_ns=parse_ns(day)) for day in ("1928-01-03", "1969-12-31", "1970-01-01")]
+        assert store.append(bar_table(days)) == 3
+        assert _read(store, interval=_D1, start_ns=-(2**63)).equals(bar_table(days))
+        assert _read(store, interval=_D1, start_ns=-1).equals(bar_table(days[2:]))
+        assert store.append(bar_table(days)) == 0
+
+    @pytest.mark.parametrize(
+        ("field", "value"),
+        [
+            ("interval", "7m"),
+            ("interval", "../1m"),
+            ("side", "mid"),
+            ("status", "done"),
+            ("symbol", ""),
+            ("provider", ""),
+            ("open", float("nan")),
+            ("high", float("inf")),
+            ("trades", -1),
+        ],
+    )
+    def test_a_row_that_means_nothing_is_refused_with_its_batch(self, store: BarStore, field: str, value: Any) -> None:
+        with pytest.raises(InvalidInput) as refused:
+            store.append(bar_table([_bar(), _bar(1, **{field: value})]))
+        assert refused.value.field == field
+        assert repr(refused.value.value) == repr(value)
+        assert _read(store).equals(bar_table([]))
+
+    def test_a_table_of_other_columns_is_refused(self, store: BarStore) -> None:
+        table = bar_table([_bar()])
+        with pytest.raises(InvalidInput, match="missing: vwap"):
+            store.append(table.drop_columns(["vwap"]))
+        with pytest.raises(InvalidInput, match="bars: "):
+            store.append(table.set_column(4, "open", pa.array(["dear"])))
+        empty_close = table.set_column(7, "close", pa.array([None], pa.float64()))
+        with pytest.raises(InvalidInput, match="close: None is not allowed"):
+            store.append(empty_close)
+        assert _read(store).equals(bar_table([]))
+
+    def test_columns_in_another_order_and_encoding_are_accepted(self, store: BarStore) -> None:
+        table = bar_table([_bar(), _bar(1)])
+        table = table.set_column(0, "symbol", table.column("symbol").dictionary_encode())
+        assert store.append(table.select(table.column_names[::-1])) == 2
+        assert _read(store).equals(bar_table([_bar(), _bar(1)]))
+
+    @pytest.mark.parametrize(
+        ("options", "field"), [({"limit": 0}, "limit"), ({"side": "mid"}, "side"), ({"as_of_ns": 2**64}, "as_of_ns")]
+    )
+    def test_a_read_that_means_nothing_is_refused(self, store: BarStore, options: dict[str, Any], field: str) -> None:
+        with pytest.raises(InvalidInput) as refused:
+            _read(store, **options)
+        assert refused.value.field == field
+
+    def test_threads_append_at_once_and_each_learns_of_its_own_rows(self, store: BarStore) -> None:
+        made: dict[str, list[int]] = {}
+
+        def work(symbol: str) -> None:
+            own = [_bar(minute, symbol=symbol) for minute in range(10)]
+            counts = [store.append(bar_table([bar, own[0], _bar(symbol="ALL")])) for bar in own]
+            made[symbol] = counts
+
+        threads = [threading.Thread(target=work, args=(f"S{n}",)) for n in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(30)
+        # 60 bars of their own and the one they share, which exactly one of them made
+        assert sum(sum(counts) for counts in made.values()) == 61
+        for symbol, counts in made.items():
+            assert [min(count, 1) for count in counts] == [1] * 10
+            assert _read(store, symbol).equals(bar_table([_bar(minute, symbol=symbol) for minute in range(10)]))
+        assert _read(store, "ALL").equals(bar_table([_bar(symbol="ALL")]))
+
+    def test_a_closed_store_says_so(self, store: BarStore) -> None:
+        store.append(bar_table([_bar()]))
+        store.close()
+        store.close()
+        for call in (lambda: store.append(bar_table([_bar(1)])), lambda: _read(store), store.symbols):
+            with pytest.raises(StoreError, match="closed"):
+                call()

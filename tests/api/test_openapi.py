@@ -1,0 +1,134 @@
+"""The OpenAPI document: sound in itself, the same set of doors as the routes, and true of the answers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+import pytest
+from rest_door import Door
+from starlette.routing import Mount, Route
+
+from marketd.api.openapi import Operation
+from marketd.api.rest import OPERATIONS
+
+
+@pytest.fixture(scope="module")
+def document(door: Door) -> Any:
+    answer = door.get("/schema/openapi.json")
+    assert (answer.status, answer.headers["content-type"]) == (200, "application/json")
+    return answer.json
+
+
+def nodes(value: Any) -> Iterator[Any]:
+    yield value
+    for child in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from nodes(child)
+
+
+def resolve(document: Any, reference: str) -> Any:
+    assert reference.startswith("#/")
+    for part in reference[2:].split("/"):
+        document = document[part]
+    return document
+
+
+def test_every_reference_resolves_and_every_schema_is_used(document: Any) -> None:
+    references = {node["$ref"] for node in nodes(document) if isinstance(node, dict) and "$ref" in node}
+    for reference in references:
+        assert isinstance(resolve(document, reference), dict)
+    used = {reference.removeprefix("#/components/schemas/") for reference in references}
+    assert used == set(document["components"]["schemas"])
+
+
+def test_the_required_parts_are_there(document: Any) -> None:
+    assert document["openapi"] == "3.1.0"
+    assert document["info"]["title"] == "marketd"
+    assert re.fullmatch(r"\d+\.\d+\.\d+", document["info"]["version"])
+    identifiers = []
+    for path, methods in document["paths"].items():
+        for operation in methods.values():
+            identifiers.append(operation["operationId"])
+            assert operation["summary"]
+            assert {"200", "default"} <= set(operation["responses"])
+            for response in operation["responses"].values():
+                assert response["description"]
+                assert response["content"]
+            declared = operation.get("parameters", [])
+            in_path = {p["name"] for p in declared if p["in"] == "path"}
+            assert in_path == set(re.findall(r"{(\w+)}", path))
+            assert len({(p["in"], p["name"]) for p in declared}) == len(declared)
+            for parameter in declared:
+                assert parameter["schema"]["type"] in ("string", "integer")
+                assert parameter["required"] or parameter["in"] == "query"
+    assert len(set(identifiers)) == len(identifiers)
+
+
+def test_the_document_and_the_routes_are_the_same_doors(door: Door, document: Any) -> None:
+    served = {
+        (route.path.replace(":path}", "}"), method)
+        for route in door.app.router.routes
+        if isinstance(route, Route)
+        for method in (route.methods or set()) - {"HEAD"}
+    }
+    documented = {(path, method.upper()) for path, methods in document["paths"].items() for method in methods}
+    assert served == documented
+    assert [r.path for r in door.app.router.routes if isinstance(r, Mount)] == ["/static"]
+
+
+EXAMPLES: dict[str, list[str]] = {
+    "/api/v1/market-data/symbols": [""],
+    "/api/v1/market-data/quote/{symbol}": ["AAPL", "BTC/USD", "BRK.B"],
+    "/api/v1/market-data/quotes": ["?symbols=AAPL,NEWCO,AAPLX"],
+    "/api/v1/market-data/historical/{symbol}": ["AAPL", "EUR/USD", "NEWCO?limit=5&from=2026-11-17", "EUR/USD?side=mid"],
+    "/api/v1/market-data/quarantine": ["", "?limit=1"],
+    "/stocks/{symbol}/price": ["AAPL", "EUR/USD"],
+    "/stocks/{symbol}/history": ["AAPL", "NEWCO?period=max"],
+    "/stocks/{symbol}/intraday": ["AAPL", "AAPL?interval=1h"],
+    "/stocks/batch": [""],
+    "/": [""],
+    "/health": [""],
+    "/schema/openapi.json": [""],
+}
+
+
+def test_every_documented_type_has_an_example_here() -> None:
+    assert set(EXAMPLES) == {op.path for op in OPERATIONS if op.response is not None}
+
+
+@pytest.mark.parametrize(
+    ("operation", "example"),
+    [(op, example) for op in OPERATIONS for example in EXAMPLES.get(op.path, [])],
+    ids=lambda v: v.path if isinstance(v, Operation) else v or "-",
+)
+def test_answers_are_exactly_what_is_documented(door: Door, document: Any, operation: Operation, example: str) -> None:
+    symbol, _, query = example.partition("?")
+    path = operation.path.replace("{symbol}", symbol) + (f"?{query}" if query else "")
+    body = b'{"symbols": ["AAPL", "NEWCO"]}' if operation.body is not None else None
+    answer = door.request(operation.method, path, body)
+    assert answer.status == 200
+    decoded = msgspec.json.decode(answer.body, type=operation.response)
+    assert msgspec.to_builtins(decoded) == answer.json  # nothing more, nothing less
+    documented = document["paths"][operation.path][operation.method.lower()]["responses"]["200"]["content"]
+    assert answer.headers["content-type"] in documented
+
+
+def test_allowed_words_of_the_document_are_taken_and_others_refused(door: Door, document: Any) -> None:
+    tried = 0
+    for operation in OPERATIONS:
+        if not operation.takes_symbol:
+            continue
+        path = operation.path.replace("{symbol}", "AAPL")
+        for parameter in document["paths"][operation.path]["get"].get("parameters", []):
+            schema = parameter["schema"]
+            good = [*schema.get("enum", ()), *schema.get("examples", ())]
+            good += [schema[k] for k in ("minimum", "maximum", "default") if k in schema]
+            if parameter["in"] != "query":
+                continue
+            for value in good:
+                assert door.get(f"{path}?{parameter['name']}={value}").status == 200, (path, parameter["name"], value)
+                tried += 1
+            assert door.get(f"{path}?{parameter['name']}=no-such-value").status == 422
+    assert tried > 20
