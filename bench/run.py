@@ -67,7 +67,7 @@ def table(columns: list[str], rows: list[list[str]]) -> str:
 def report(name: str, section: Section) -> str:
     parts = [f"## {name}: {section.title}", table(section.columns, section.rows)]
     if section.bars:
-        verdict = {True: "holds", False: "**missed**", None: "not measured"}
+        verdict = {True: "holds", False: "**missed**", None: "not judged"}
         rows = [[bar.what, bar.measured, verdict[bar.holds]] for bar in section.bars]
         parts.append(table(["bar", "measured", ""], rows))
     parts += section.notes

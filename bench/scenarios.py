@@ -43,7 +43,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Bar:
-    """Something that was promised. holds: None when it could not be measured."""
+    """Something that was promised. holds: None when it was not measured, or not for long enough to say."""
 
     what: str
     measured: str
@@ -317,7 +317,7 @@ def _flat(growth: dict | None) -> Bar:
         return Bar(what, "–", None)
     early, late, minutes = growth["early_mb"], growth["late_mb"], growth["minutes"]
     measured = f"{early:.1f} → {late:.1f} MB in {minutes} min, {growth['mb_a_minute']:+.2f} MB/min"
-    return Bar(what, measured, late <= early * 1.05)
+    return Bar(what, measured, late <= early * 1.05 if minutes >= 10 else None)
 
 
 def _growth(settings: Settings, server: Server) -> dict:

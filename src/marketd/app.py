@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import uvicorn
@@ -40,7 +41,7 @@ from marketd.ingest.symbols import SymbolTable
 from marketd.model import BAR_SCHEMA, Bar, Interval, Quarantined, Quote, Side, TickBatch, Trade, format_ns
 from marketd.model.time import NS_PER_MS, NS_PER_S
 from marketd.pipeline import Pipeline
-from marketd.sources.coinbase import CoinbaseSource
+from marketd.sources.coinbase.feed import CoinbaseSource
 from marketd.sources.coinbase.parse import parse_message
 from marketd.sources.contract import RawTap, Source, Subscriptions
 from marketd.sources.replay import Recorder, ReplaySource
@@ -154,6 +155,7 @@ class Server:
             connected=lambda: state.connected,
             on_change=self._source_changed,
             ready=self._bars_are_written if event_time else None,
+            clock=self.clock,
         )
         self._runners[source.name] = runner
         for symbol in wanted.symbols:
@@ -383,6 +385,8 @@ class Server:
         stored = await asyncio.to_thread(
             self.store.read, symbol, base, start_ns, end_ns, side=side, limit=base_limit, newest_first=newest_first
         )
+        if newest_first:
+            stored = stored.take(np.arange(stored.num_rows)[::-1])
         if live:
             stored = _overlay(stored, live)
         rows = stored if base is interval else roll_up(stored, interval)
@@ -394,13 +398,15 @@ class Server:
         """Bars that are closed but not stored yet (as `live`: not durable), then those in the making."""
         now_ns = self.clock.time_ns()
         found: dict[int, Bar] = {}
-        for batch in (*self._writer.not_durable(), *self.pipeline.running_bars(base, side, symbol)):
+        running = self.pipeline.running_bars(base, side, symbol)
+        self._writer.put(self.pipeline.drain_bars())  # a bar just closed is neither running nor waiting yet
+        for batch in (*self._writer.not_durable(), *running):
             if batch.interval is not base or batch.side != side:
                 continue
             rows = [i for i, name in enumerate(batch.symbols) if name == symbol]
             for bar in batch.take(np.array(rows, np.intp)).bars(now_ns) if rows else ():
                 if start_ns <= bar.ts_ns < end_ns:
-                    found[bar.ts_ns] = bar
+                    found[bar.ts_ns] = msgspec.structs.replace(bar, status="live")
         return list(found.values())
 
     def quarantine(self) -> Sequence[Quarantined]:
@@ -489,7 +495,8 @@ def _overlay(stored: pa.Table, live: list[Bar]) -> pa.Table:
 def listen(host: str, port: int) -> socket.socket:
     """A listening socket. Raises OSError if the address cannot be had."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    # With the protocol spelled out asyncio turns Nagle off on accepted connections; without it answers wait 40 ms.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
@@ -566,8 +573,7 @@ async def record(
             nonlocal seen
             async with contextlib.aclosing(source.stream(wanted)) as batches:  # type: ignore[type-var]
                 async for events in batches:
-                    if source.name != "coinbase":  # its raw messages are written by the tap
-                        recorder.record(events)
+                    recorder.record(events)
                     seen += sum(len(e) if isinstance(e, TickBatch) else isinstance(e, Quote | Trade) for e in events)
 
         tasks = [asyncio.create_task(take(s, w)) for s, w in chosen if not names or s.name in names]
@@ -587,5 +593,5 @@ async def record(
         finally:
             for task in (*tasks, stopped):
                 task.cancel()
-            await asyncio.gather(*tasks, stopped, return_exceptions=True)
+            await asyncio.gather(*tasks, stopped, everything, return_exceptions=True)
         return seen

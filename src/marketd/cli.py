@@ -14,7 +14,7 @@ import msgspec
 
 from marketd import __version__
 from marketd.config import Config, ServerConfig, SourcesConfig, load_config
-from marketd.errors import MarketDataError
+from marketd.errors import ConfigError, InvalidInput, MarketDataError
 
 __all__ = ["main"]
 
@@ -84,7 +84,14 @@ def serve(
         click.echo(
             "No --config given: serving the demo (simulated AAPL, TSLA, SPY; live crypto where it can be reached)."
         )
-    _run(config)
+    try:
+        _run(config)
+    except ConfigError:
+        raise
+    except InvalidInput as error:  # what only using it could show, such as a recording that is not there
+        if config_path is None or replay:
+            raise
+        raise ConfigError(str(config_path), error.field, error.value, error.allowed) from error
 
 
 def _with_replay(config: Config, files: Sequence[str], speed: str, *, shift: bool, loop: bool, alone: bool) -> Config:

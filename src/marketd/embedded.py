@@ -2,8 +2,9 @@
 
 Simulator → pipeline → faults → quote cache → stream. The faults come last, so that the program meets what the
 pipeline would have kept from it: quotes that are late, twice, out of order or missing. A quote is in the cache before
-it is in the stream, unless the cache fails: then the stream goes on, and the newest quote of each symbol is written
-when the cache is back. Prices are `Decimal` here and nowhere before. It starts no web server and imports none.
+it is in the stream, unless the cache fails: then the stream goes on (it waits for an answer once, for a second), and
+the newest quote of each symbol is written when the cache is back. Prices are `Decimal` here and nowhere before. It
+starts no web server and imports none.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _NAMED = 10
 _BATCHES_WAITING = 1_000
-_WRITE_TIMEOUT_S = 2.0
+_WRITE_TIMEOUT_S = 1.0
 _RETRY = ReconnectPolicy(delay_first_s=0.1, delay_max_s=5.0, jitter=0.2)
 
 
@@ -68,7 +69,7 @@ def _as_text(time: datetime) -> str:
 class MarketData(msgspec.Struct, frozen=True):
     """One quote, at the strategy's side. volume: as the source counts it. timestamp: event time; naive ones are UTC.
 
-    Raises InvalidInput for a price that is not a finite Decimal.
+    Raises InvalidInput for a price that is not a finite Decimal, and for a timestamp that is no datetime.
     """
 
     symbol: str
@@ -83,6 +84,8 @@ class MarketData(msgspec.Struct, frozen=True):
             value = getattr(self, field)
             if not (isinstance(value, Decimal) and value.is_finite()):
                 raise InvalidInput(field, value, "a finite decimal.Decimal")
+        if not isinstance(self.timestamp, datetime):
+            raise InvalidInput("timestamp", self.timestamp, "a datetime")
         if self.timestamp.tzinfo is None:
             msgspec.structs.force_setattr(self, "timestamp", _utc(self.timestamp))
 
@@ -408,6 +411,7 @@ class MarketDataService:
         self._uncached: dict[str, MarketData] = {}
         self._failures = 0
         self._retry_at_ns = 0
+        self._retry: asyncio.Task[None] | None = None
         self._rng = random.Random()
         self._task: asyncio.Task[None] | None = None
 
@@ -470,8 +474,12 @@ class MarketDataService:
         except Exception:
             _logger.exception("the stream of quotes has ended with a defect")
             raise
-        self._retry_at_ns = 0
-        await self._cache()
+        finally:
+            if self._retry is not None:
+                self._retry.cancel()
+                await asyncio.wait({self._retry})
+                self._retry = None
+        await self._write()
         if self._uncached:
             _logger.error("stopped with %d quotes that could not be cached: %s", len(self._uncached), self.cache_error)
 
@@ -487,22 +495,32 @@ class MarketDataService:
             stream.put_nowait(quote)
 
     async def _cache(self) -> None:
-        """Write what is not cached yet; after a failure, not again before its time has come."""
-        if not self._uncached or self._clock.monotonic_ns() < self._retry_at_ns:
+        """Write what is not cached yet. While the cache fails the stream waits for no try, and tries grow rarer."""
+        if self.cache_error is None:
+            await self._write()
+        elif (self._retry is None or self._retry.done()) and self._clock.monotonic_ns() >= self._retry_at_ns:
+            self._retry = asyncio.create_task(self._write(), name="market-data-cache-retry")
+
+    async def _write(self) -> None:
+        quotes = list(self._uncached.values())
+        if not quotes:
             return
         try:
             async with asyncio.timeout(_WRITE_TIMEOUT_S):
-                await self._processor.write(list(self._uncached.values()))
+                await self._processor.write(quotes)
         except (StoreError, TimeoutError) as error:
+            reason = str(error) or f"no answer within {_WRITE_TIMEOUT_S:g} s"
             if self.cache_error is None:
-                _logger.warning("quotes cannot be cached, trying again: %s", error)
-            self.cache_error = str(error) or f"no answer within {_WRITE_TIMEOUT_S:g} s"
+                _logger.warning("quotes cannot be cached, trying again: %s", reason)
+            self.cache_error = reason
             wait_s = _RETRY.delay_s(self._failures, self._rng)
             self._failures += 1
             self._retry_at_ns = self._clock.monotonic_ns() + round(wait_s * NS_PER_S)
             return
+        for quote in quotes:
+            if self._uncached.get(quote.symbol) is quote:
+                del self._uncached[quote.symbol]
         if self.cache_error is not None:
             _logger.warning("quotes can be cached again")
         self.cache_error = None
         self._failures = 0
-        self._uncached.clear()

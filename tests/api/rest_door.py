@@ -239,7 +239,7 @@ def serving(data_dir: Path) -> Iterator[Door]:
         finally:
             ready.set()
 
-    thread = threading.Thread(target=run, name="server under test")
+    thread = threading.Thread(target=run, name="server under test", daemon=True)
     thread.start()
     assert ready.wait(DEADLINE_S)
     if failure:
@@ -284,8 +284,12 @@ async def asgi(
     }
     sent: list[Any] = []
 
+    request = [{"type": "http.request", "body": body, "more_body": False}]
+
     async def receive() -> Any:
-        return {"type": "http.request", "body": body, "more_body": False}
+        if not request:
+            await asyncio.Event().wait()  # the client stays
+        return request.pop()
 
     async def send(message: Any) -> None:
         sent.append(message)

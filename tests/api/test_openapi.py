@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -132,3 +133,19 @@ def test_allowed_words_of_the_document_are_taken_and_others_refused(door: Door, 
                 tried += 1
             assert door.get(f"{path}?{parameter['name']}=no-such-value").status == 422
     assert tried > 20
+
+
+def test_the_written_reference_names_every_door_parameter_and_error(document: Any) -> None:
+    text = (Path(__file__).resolve().parents[2] / "docs" / "rest.md").read_text(encoding="utf-8")
+    for operation in OPERATIONS:
+        assert operation.path in text
+        for param in operation.params:
+            assert f"`{param.name}`" in text or f"?{param.name}=" in text, param.name
+            for word in param.schema.get("enum", ()):
+                assert word in text
+        for status in operation.statuses:
+            assert f"| {status} |" in text
+    for code in ("bad_json", "unknown_symbol", "not_found", "method_not_allowed", "body_too_large", "invalid_input"):
+        assert f"`{code}`" in text
+    for code in ("no_quote_yet", "store_error", "internal_error"):
+        assert f"`{code}`" in text

@@ -142,8 +142,21 @@ def test_ten_thousand_ticks_are_a_few_round_trips(redis_server: Any) -> None:
         client = Redis.from_url(redis_server.url)
         bench = Bench(RedisQuoteCache(redis_server.url))
         for repeat in range(10):
-            for i in range(1_200):
-                bench.quote(f"S{i}", i + 1.0, i + 2.0, last=i + 1.0 + repeat / 16, time_event_ns=START_NS + repeat)
+            bench.pipeline.take(
+                "test",
+                [
+                    Quote(
+                        symbol=f"S{i}",
+                        time_event_ns=START_NS + repeat,
+                        time_received_ns=START_NS + repeat,
+                        source="test",
+                        bid=i + 1.0,
+                        ask=i + 2.0,
+                        last=i + 1.0 + repeat / 16,
+                    )
+                    for i in range(1_200)
+                ],
+            )
         bench.writer.start()
         await bench.clock.advance(0.1)
         await until(lambda: bench.writer.waiting == 0, bench.clock)
@@ -151,7 +164,7 @@ def test_ten_thousand_ticks_are_a_few_round_trips(redis_server: Any) -> None:
         assert stats["cmdstat_mset"]["calls"] == 3
         assert "cmdstat_set" not in stats
         for i in range(1_200):
-            held = json.loads(await client.get(f"quote:S{i}"))
+            held = json.loads(await client.get(f"quote:S{i}") or "")
             assert float(held["price"]) == i + 1.0 + 9 / 16
             assert held["timestamp"] == "2026-11-20T14:30:00.000000009Z"
         await bench.writer.stop()
@@ -188,6 +201,41 @@ def test_a_value_that_comes_during_a_write_is_written_next() -> None:
     asyncio.run(main())
 
 
+class SlowCache(MemoryQuoteCache):
+    """Takes 50 ms for a batch, and notes when each came."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.clock: ManualClock | None = None
+        self.at_ms: list[int] = []
+
+    async def put(self, quotes: Sequence[CachedQuote]) -> None:
+        assert self.clock is not None
+        self.at_ms.append((self.clock.time_ns() - START_NS) // MS)
+        await self.clock.sleep(0.05)
+        await super().put(quotes)
+
+
+def test_writing_takes_a_tenth_of_the_time_at_most() -> None:
+    async def main() -> None:
+        cache = SlowCache()
+        bench = Bench(cache)
+        cache.clock = bench.clock
+        bench.writer.start()
+        for i in range(250):
+            bench.quote("AAPL", 1.0 + i / 1_000, 2.0)
+            await bench.clock.advance(0.01)
+        assert cache.at_ms == [100, 600, 1_100, 1_600, 2_100]
+        stopping = asyncio.create_task(bench.writer.stop())
+        await bench.clock.advance(0.1)
+        await stopping
+        held = await cache.get("AAPL")
+        assert held is not None
+        assert held.bid == 1.249
+
+    asyncio.run(main())
+
+
 def test_redis_gone_and_back(redis_server: Any, caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
         bench = Bench(RedisQuoteCache(redis_server.url))
@@ -214,7 +262,7 @@ def test_redis_gone_and_back(redis_server: Any, caplog: pytest.LogCaptureFixture
         assert writer.error is None
         client = Redis.from_url(redis_server.url)
         bids = {i: i + 1.0 for i in range(700)} | {3: 4.25, 699: 740.0}
-        held = {i: json.loads(await client.get(f"quote:S{i}")) for i in range(700)}
+        held = {i: json.loads(await client.get(f"quote:S{i}") or "") for i in range(700)}
         assert {i: float(quote["bid"]) for i, quote in held.items()} == bids, "the quiet ones too: it came back empty"
         await client.aclose()
         await writer.stop()
@@ -276,7 +324,7 @@ def test_stop_writes_what_waits(redis_server: Any) -> None:
         await bench.writer.stop()
         assert (bench.writer.waiting, bench.writer.state) == (0, "ok")
         client = Redis.from_url(redis_server.url)
-        assert json.loads(await client.get("quote:MSFT"))["ask"] == "4"
+        assert json.loads(await client.get("quote:MSFT") or "")["ask"] == "4"
         await client.aclose()
 
     asyncio.run(main())

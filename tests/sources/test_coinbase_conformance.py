@@ -6,7 +6,8 @@ import random
 from contextlib import asynccontextmanager
 
 from marketd.clock import SystemClock
-from marketd.sources.coinbase import CoinbaseConfig, CoinbaseSource
+from marketd.sources.coinbase import CoinbaseConfig
+from marketd.sources.coinbase.feed import CoinbaseSource
 from marketd.sources.reconnect import ReconnectPolicy
 from marketd.testing.providers import CoinbaseSimulator
 from marketd.testing.source_conformance import SourceConformance, SourceHarness

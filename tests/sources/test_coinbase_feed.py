@@ -13,7 +13,9 @@ from websockets.asyncio.server import serve
 from marketd.clock import SystemClock
 from marketd.errors import InvalidInput, SourceRejected
 from marketd.model import Connected, Disconnected, Quarantined, Quote, Trade
-from marketd.sources.coinbase import CoinbaseConfig, CoinbaseSource, parse_message
+from marketd.sources.coinbase import CoinbaseConfig
+from marketd.sources.coinbase.feed import CoinbaseSource
+from marketd.sources.coinbase.parse import parse_message
 from marketd.sources.contract import Subscriptions
 from marketd.sources.http import HttpConfig
 from marketd.sources.reconnect import ReconnectPolicy

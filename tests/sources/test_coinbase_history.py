@@ -11,7 +11,8 @@ import pytest
 
 from marketd.errors import SourceRejected, SourceUnavailable
 from marketd.model import BAR_SCHEMA, Interval, parse_ns
-from marketd.sources.coinbase import CoinbaseConfig, CoinbaseHistory, http_client
+from marketd.sources.coinbase import CoinbaseConfig
+from marketd.sources.coinbase.history import CoinbaseHistory, http_client
 from marketd.sources.contract import BarHistory
 from marketd.sources.http import HttpConfig
 from marketd.sources.reconnect import ReconnectPolicy

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from marketd.errors import MalformedPayload
 from marketd.model import BAR_SCHEMA, Interval, Quarantined, Quote, Trade
-from marketd.sources.coinbase import parse_message, product_id
-from marketd.sources.coinbase.parse import RestTrade, match_text, parse_candles
+from marketd.sources.coinbase.parse import RestTrade, match_text, parse_candles, parse_message
+from marketd.sources.coinbase.symbols import product_id
 
 RECEIVED_NS = 1_700_000_000_123_456_789
 

@@ -10,7 +10,9 @@ import ccxt.pro
 
 from marketd.clock import SystemClock
 from marketd.model import Interval, Quote, Trade
-from marketd.sources.coinbase import CoinbaseConfig, CoinbaseHistory, CoinbaseSource, http_client
+from marketd.sources.coinbase import CoinbaseConfig
+from marketd.sources.coinbase.feed import CoinbaseSource
+from marketd.sources.coinbase.history import CoinbaseHistory, http_client
 from marketd.sources.contract import Subscriptions
 from marketd.testing.providers import CoinbaseSimulator
 

@@ -190,7 +190,7 @@ def test_redis_holds_exactly_the_documented_json_without_expiry(redis_server: An
         client = Redis.from_url(redis_server.url)
         await cache.put([AAPL, BARE])
         assert sorted(await client.keys()) == [b"quote:AAPL", b"quote:EUR/USD"]
-        assert json.loads(await client.get("quote:AAPL")) == {
+        assert json.loads(await client.get("quote:AAPL") or "") == {
             "symbol": "AAPL",
             "price": "150.25",
             "bid": "150.2",
@@ -199,7 +199,7 @@ def test_redis_holds_exactly_the_documented_json_without_expiry(redis_server: An
             "timestamp": "2026-11-20T14:30:00.125Z",
             "cached_at": "2026-11-20T14:30:00.127Z",
         }
-        assert json.loads(await client.get("quote:EUR/USD")) == {
+        assert json.loads(await client.get("quote:EUR/USD") or "") == {
             "symbol": "EUR/USD",
             "price": None,
             "bid": "0.0000001",

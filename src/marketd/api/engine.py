@@ -123,7 +123,7 @@ class Engine(Protocol):
     ) -> pa.Table:
         """Stored bars and the one in the making (status `live`), start_ns <= ts < end_ns, as `BAR_SCHEMA`.
 
-        By ts, at most `limit` from the chosen end. Intervals above 1 m are rolled up from 1 m. Raises
+        Ascending by ts; at most `limit`, the newest with `newest_first`. Intervals above 1 m are rolled up from 1 m. Raises
         UnknownSymbol, InvalidInput (interval not kept), StoreError.
         """
         ...

@@ -339,21 +339,24 @@ async def _read_body(request: Request, kind: Any) -> Any:
         if len(body) > MAX_BODY_BYTES:
             raise BodyTooLarge("body", f"more than {MAX_BODY_BYTES} bytes", f"at most {MAX_BODY_BYTES} bytes")
     try:
-        return msgspec.json.decode(body, type=kind)
-    except msgspec.ValidationError as error:
-        raise _not_of(kind, bytes(body), error) from error
+        given = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         shown = bytes(body[:100]).decode("utf-8", "replace")
         raise BadJson("body", shown, f"JSON ({error})") from error
+    try:
+        return msgspec.convert(given, kind)
+    except msgspec.ValidationError as error:
+        raise _not_of(kind, given, error) from error
 
 
-def _not_of(kind: Any, body: bytes, error: msgspec.ValidationError) -> InvalidInput:
+def _not_of(kind: Any, given: Any, error: msgspec.ValidationError) -> InvalidInput:
     """The field that does not fit, as msgspec tells it: `Expected … - at `$.symbols[0]``."""
     reason, _, path = str(error).partition(" - at `$")
     field = path.strip("`.")
-    given = msgspec.json.decode(body)
     if "unknown field" in reason:
         field = reason.split("`")[1]
         reason = f"one of {', '.join(kind.__struct_fields__)}"
+    elif "required field" in reason:
+        field = reason.split("`")[1]
     value = given.get(field.split("[")[0]) if isinstance(given, dict) else given
     return InvalidInput(field or "body", value, reason)

@@ -39,6 +39,10 @@ class DirectWebSocketProtocol(WebSocketsSansIOProtocol):
     def unsent(self) -> int:
         return self.transport.get_write_buffer_size()
 
+    async def drained(self) -> None:
+        """Wait until the client has taken most of what it was sent, or is gone."""
+        await self.writable.wait()
+
     def close(self, code: CloseCode) -> None:
         if self.close_sent or self.transport.is_closing():
             return

@@ -21,7 +21,7 @@ from marketd.telemetry import Metrics
 
 __all__ = ["BarWriter"]
 
-_log = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 _BARS_WAITING_MAX = 2_000_000
 _RETRY_S = (0.1, 0.5, 1.0, 2.0, 5.0)
@@ -65,7 +65,7 @@ class BarWriter:
         while self.waiting > _BARS_WAITING_MAX and len(self._waiting) > 1:
             lost = self._waiting.popleft()
             self.waiting -= len(lost)
-            _log.error("gave up %d bars of %s: the store has been failing for too long", len(lost), lost.interval)
+            _logger.error("gave up %d bars of %s: the store has been failing for too long", len(lost), lost.interval)
         self._arrived.set()
 
     def not_durable(self) -> list[BarBatch]:
@@ -80,7 +80,7 @@ class BarWriter:
             return
         done, _ = await asyncio.wait({self._task}, timeout=timeout_s)
         if not done:
-            _log.error("stopped with %d bars that could not be stored: %s", self.waiting, self.error)
+            _logger.error("stopped with %d bars that could not be stored: %s", self.waiting, self.error)
             self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
 
@@ -97,7 +97,10 @@ class BarWriter:
                 written, self._writing = self._writing, []
                 for batch in written:
                     self.waiting -= len(batch)
-                    self._publish(batch)
+                    try:
+                        self._publish(batch)
+                    except Exception:
+                        _logger.exception("a defect in publishing bars; they are stored, and it goes on")
             if self._stopping:
                 return
 
@@ -112,12 +115,15 @@ class BarWriter:
                 await asyncio.to_thread(self._store.append, table)
             except StoreError as error:
                 self.error = str(error)
-                self._metrics.store_errors.inc()
-                _log.error("could not store %d bars, trying again: %s", table.num_rows, error)
-                await self._clock.sleep(_RETRY_S[min(attempt, len(_RETRY_S) - 1)])
-                attempt += 1
-                continue
-            break
+                _logger.error("could not store %d bars, trying again: %s", table.num_rows, error)  # noqa: TRY400
+            except Exception as error:
+                self.error = f"{type(error).__name__}: {error}"
+                _logger.exception("a defect in storing %d bars, trying again", table.num_rows)
+            else:
+                break
+            self._metrics.store_errors.inc()
+            await self._clock.sleep(_RETRY_S[min(attempt, len(_RETRY_S) - 1)])
+            attempt += 1
         self.error = None
         self._metrics.store_append_seconds.observe((self._clock.monotonic_ns() - began_ns) / 1e9)
         for batch in batches:

@@ -3,7 +3,8 @@
 A tick only marks its symbol; what is written is the newest value at the time of writing. So nothing queues: while the
 cache fails, symbols stay marked, the writer tries again, longer and longer apart, and says so in `state`. A cache that
 comes back may be empty, and one that was emptied says nothing: all symbols are written again after a failure, and
-once a minute. What it refuses: to hold up the pipeline, and to write a value that is no longer the newest.
+once a minute. When writing takes more than a tenth of the time, it is done less often, down to once a second. What it
+refuses: to hold up the pipeline, and to write a value that is no longer the newest.
 """
 
 from __future__ import annotations
@@ -33,11 +34,13 @@ _Ids = npt.NDArray[np.intp]
 _BATCH_ROWS = 500
 """One round trip each, and about a millisecond of encoding: the event loop has other work."""
 _REFRESH_S = 60.0
+_SHARE = 0.1
+_SPREAD_S_MAX = 1.0
 _RETRY = ReconnectPolicy(delay_first_s=0.1, delay_max_s=5.0, jitter=0.2)
 
 
 class CacheWriter:
-    """latest: whose values are written. interval_ms: time between writes; in between, values replace one another.
+    """latest: whose values are written. interval_ms: least time between writes; in between, values replace one another.
 
     Owns the cache and closes it. Give `mark` to the pipeline. Raises InvalidInput (interval_ms).
     """
@@ -109,8 +112,9 @@ class CacheWriter:
 
     async def _run(self) -> None:
         refreshed_ns = self._clock.monotonic_ns()
+        spread_s = 0.0
         while True:
-            delay_s = self._retry.delay_s(self._failures - 1, self._rng) if self._failures else 0.0
+            delay_s = self._retry.delay_s(self._failures - 1, self._rng) if self._failures else spread_s
             await self._clock.sleep(max(delay_s, self._interval_s))
             now_ns = self._clock.monotonic_ns()
             if now_ns - refreshed_ns >= _REFRESH_S * NS_PER_S:
@@ -123,6 +127,8 @@ class CacheWriter:
             except Exception as error:
                 _logger.exception("a defect in writing the quote cache; it goes on")
                 self._failed(f"{type(error).__name__}: {error}")
+            took_s = (self._clock.monotonic_ns() - now_ns) / NS_PER_S
+            spread_s = min(took_s * (1 - _SHARE) / _SHARE, _SPREAD_S_MAX)
 
     def _failed(self, error: str) -> None:
         if self.error is None:

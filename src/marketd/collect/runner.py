@@ -7,13 +7,14 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 
+from marketd.clock import Clock, SystemClock
 from marketd.errors import SourceRejected
-from marketd.model import SourceEvent
+from marketd.model import Disconnected, Ended, SourceEvent
 from marketd.sources.contract import Source, Subscriptions
 
 __all__ = ["SourceRunner"]
 
-_log = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 
 class SourceRunner:
@@ -22,6 +23,7 @@ class SourceRunner:
 
     state: connecting, streaming, reconnecting, ended, rejected (retrying cannot cure it; reason says what) or
     failed (a defect of ours: logged, and the source stays down rather than take the server with it).
+    A source that goes down in one of the last two ways is told to `take` as disconnected, if it was connected.
     """
 
     def __init__(
@@ -32,6 +34,7 @@ class SourceRunner:
         connected: Callable[[], bool],
         on_change: Callable[[SourceRunner], None],
         ready: Callable[[], Awaitable[None]] | None = None,
+        clock: Clock | None = None,
     ) -> None:
         self.source = source
         self.wanted = wanted
@@ -41,6 +44,7 @@ class SourceRunner:
         self._connected = connected
         self._on_change = on_change
         self._ready = ready
+        self._clock = clock or SystemClock()
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -60,7 +64,7 @@ class SourceRunner:
                 async for events in batches:
                     self._take(name, events)
                     connected = self._connected()
-                    if connected != was_connected:
+                    if connected != was_connected and not any(isinstance(event, Ended) for event in events):
                         was_connected = connected
                         self._set("streaming" if connected else "reconnecting", None)
                     # A source that always has more must not keep others from their turn.
@@ -71,11 +75,17 @@ class SourceRunner:
         except asyncio.CancelledError:
             raise
         except SourceRejected as error:
-            _log.error("%s", error)
-            self._set("rejected", str(error))
+            _logger.error("%s", error)  # noqa: TRY400 - it says all there is
+            self._down("rejected", str(error))
         except Exception as error:
-            _log.exception("source %s failed", name)
-            self._set("failed", f"{type(error).__name__}: {error}")
+            _logger.exception("source %s failed", name)
+            self._down("failed", f"{type(error).__name__}: {error}")
+
+    def _down(self, state: str, reason: str) -> None:
+        if self._connected():  # or its unwatched bars would pass for final
+            name, now_ns = self.source.name, self._clock.time_ns()
+            self._take(name, [Disconnected(source=name, time_received_ns=now_ns, reason=reason)])
+        self._set(state, reason)
 
     def _set(self, state: str, reason: str | None) -> None:
         self.state, self.reason = state, reason

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
+from operator import itemgetter
 from typing import Any, Protocol
 
 import msgspec
@@ -28,7 +29,7 @@ from marketd.ingest.sequence import Sequencer
 from marketd.model import format_ns
 from marketd.telemetry import Metrics
 from marketd.wire.close_codes import SLOW_CLIENT, CloseCode
-from marketd.wire.frames import text_frame
+from marketd.wire.frames import text_frame, text_frames
 from marketd.wire.messages import (
     DEFAULT_FIELDS,
     BarValues,
@@ -45,6 +46,11 @@ __all__ = ["SINGLE", "Client", "FanoutConfig", "Hub", "Outlet"]
 
 Ids = npt.NDArray[np.intp]
 _Append = Callable[[bytes], None]
+_Gather = Callable[[list[bytes]], Iterable[bytes]]
+
+_DENSE = 0.25
+"""Share of all subscriptions touched by a flush from which on picking each client's frames out of a table of all
+symbols is cheaper than handing each frame to each subscriber."""
 
 SINGLE = "single"
 """The format of `/ws/{symbol}`; every other format is the tuple of fields of a stream subscription."""
@@ -60,9 +66,9 @@ class FanoutConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """
 
     max_rate_hz: float | None = 10.0
-    flush_ms_min: float = 8.0
-    flush_ms_max: float = 60.0
-    flush_share: float = 0.45
+    flush_ms_min: float = 5.0
+    flush_ms_max: float = 40.0
+    flush_share: float = 0.6
     client_buffer_bytes: int = 1 << 20
     client_events_max: int = 10_000
     slow_close_s: float = 10.0
@@ -97,7 +103,18 @@ class Outlet(Protocol):
 class Client:
     """One connection's subscriptions and what waits for the next flush."""
 
-    __slots__ = ("bars", "events", "missed", "outlet", "pending", "quotes", "single", "stalled_ns", "star_quotes")
+    __slots__ = (
+        "bars",
+        "events",
+        "gathers",
+        "missed",
+        "outlet",
+        "pending",
+        "quotes",
+        "single",
+        "stalled_ns",
+        "star_quotes",
+    )
 
     def __init__(self, outlet: Outlet, *, single: bool) -> None:
         self.outlet = outlet
@@ -108,12 +125,27 @@ class Client:
         """Bars and news, which nothing makes up for."""
         self.quotes: dict[int, Any] = {}
         """Symbol number → format."""
+        self.gathers: dict[Any, _Gather] | None = None
+        """Format → what picks this client's frames out of those of all symbols; None until it is needed."""
         self.star_quotes: Any = None
         """The format in which this client gets all symbols, or None."""
         self.bars: dict[str, set[int] | None] = {}
         """Channel → symbol numbers, None for all."""
         self.stalled_ns: int | None = None
         self.missed = 0
+
+    def gather(self, form: Any) -> _Gather | None:
+        if self.gathers is None:
+            numbers: dict[Any, list[int]] = {}
+            for number, its_form in self.quotes.items():
+                numbers.setdefault(its_form, []).append(number)
+            # `itemgetter` of a single item gives no tuple.
+            self.gathers = {f: itemgetter(*n) if len(n) > 1 else _only(n[0]) for f, n in numbers.items()}
+        return self.gathers.get(form)
+
+
+def _only(number: int) -> _Gather:
+    return lambda slots: (slots[number],)
 
 
 class _Topic:
@@ -174,9 +206,14 @@ class Hub:
         self._bars: dict[tuple[str, bool], _Topic] = {}
         self._wanted = np.zeros(0, np.int32)
         self._wants_all = 0
+        self._subscriptions = 0
+        self._slots: list[bytes] = []
         self._dirty = np.zeros(64, np.bool_)
+        self._changed_ns = np.zeros(0, np.int64)
         self._is_stale = np.zeros(0, np.bool_)
         self._any_dirty = False
+        self._star_frames: dict[Any, int] = {}
+        """Format → quotes in what this flush gave to those who get all symbols."""
         self._structs: dict[tuple[Any, bool], type[msgspec.Struct]] = {}
         self._spacing_ns = round(self.config.flush_ms_min * 1e6)
         self._flushed_ns = -self._spacing_ns
@@ -217,24 +254,26 @@ class Hub:
 
         A symbol that was subscribed in another format changes to this one.
         """
-        topic = self._quotes.setdefault(form, _Topic())
         if symbols is None:
             if client.star_quotes == form:
                 return
             self.unsubscribe_quotes(client, None)
             self.unsubscribe_quotes(client, list(client.quotes))
             client.star_quotes = form
-            topic.add(client.pending.append, None)
+            self._quotes.setdefault(form, _Topic()).add(client.pending.append, None)
             self._wants_all += 1
             return
         if client.star_quotes is not None:
             return
         self._grow(max(symbols, default=-1) + 1)
-        for symbol in dict.fromkeys(symbols):
-            if symbol in client.quotes:
-                if client.quotes[symbol] == form:
-                    continue
-                self.unsubscribe_quotes(client, [symbol])
+        new = [symbol for symbol in dict.fromkeys(symbols) if client.quotes.get(symbol) != form]
+        if not new:
+            return
+        self.unsubscribe_quotes(client, new)
+        client.gathers = None
+        self._subscriptions += len(new)
+        topic = self._quotes.setdefault(form, _Topic())  # not before: the last subscriber of a topic takes it along
+        for symbol in new:
             client.quotes[symbol] = form
             topic.add(client.pending.append, symbol)
             self._wanted[symbol] += 1
@@ -251,11 +290,13 @@ class Hub:
             if symbol in client.quotes:
                 self._drop(self._quotes, client.quotes.pop(symbol), client.pending.append, symbol)
                 self._wanted[symbol] -= 1
+                self._subscriptions -= 1
+                client.gathers = None
 
     def subscribe_bars(self, client: Client, channel: str, symbols: Sequence[int] | None) -> None:
         """Send the bars of a channel (`bars_1m`) of these symbols, None for all."""
         have = client.bars.get(channel, set())
-        if have is None:
+        if have is None or (symbols is not None and not symbols):
             return
         topic = self._bars.setdefault((channel, client.single), _Topic())
         if symbols is None:
@@ -313,6 +354,8 @@ class Hub:
             self._wanted = _grown(self._wanted, size)
         if size > len(self._dirty):
             self._dirty = _grown(self._dirty, size)
+        if size > len(self._changed_ns):
+            self._changed_ns = _grown(self._changed_ns, size)
         if size > len(self._is_stale):
             self._is_stale = _grown(self._is_stale, size)
 
@@ -327,13 +370,13 @@ class Hub:
         if not self._quotes:
             return
         self._dirty[ids] = True
+        self._changed_ns[ids] = self._clock.monotonic_ns()
         self._any_dirty = True
         self._flush_when_due()
 
     def snapshot(self, client: Client, symbols: Sequence[int] | None) -> None:
         """Write the current value of each of these symbols (None: all) that has one, marked as a snapshot."""
-        known = self._latest.known() if symbols is None else np.array(symbols, np.intp)
-        known = known[self._latest.seq[known] > 0] if len(known) else known
+        known = self._latest.known(None if symbols is None else np.array(symbols, np.intp))
         if client.star_quotes is not None:
             by_form: dict[Any, list[int]] = {client.star_quotes: known.tolist()}
         else:
@@ -345,6 +388,11 @@ class Hub:
         if frames:
             self._count(len(frames))
             client.outlet.write(b"".join(frames))
+
+    def deliver(self, client: Client) -> None:
+        """Write what waits for a client's next flush now."""
+        if client.pending or client.events:
+            self._write(client, self._clock.monotonic_ns())
 
     def publish_bars(self, bars: BarBatch, only: Callable[[int], bool] | None = None) -> None:
         """Send bars to those who listen to their channel. only: which symbol numbers, by default all."""
@@ -394,9 +442,12 @@ class Hub:
                 if form is not SINGLE:
                     appends += topic.of(number)
             if appends:
-                row = self._latest.rows([number])[0]
-                _give(appends, text_frame(encode(StaleMessage(row.symbol, row.seq, format_ns(row.time_event_ns)))))
+                _give(appends, self._stale_frame(number))
         self._flush_when_due()
+
+    def _stale_frame(self, number: int) -> bytes:
+        row = self._latest.rows([number])[0]
+        return text_frame(encode(StaleMessage(row.symbol, row.seq, format_ns(row.time_event_ns))))
 
     # --- the flush -----------------------------------------------------------------------------------------
 
@@ -407,7 +458,10 @@ class Hub:
         if wait_ns <= 0:
             self.flush()
         else:
-            self._timer = asyncio.get_running_loop().call_later(wait_ns / 1e9, self._on_timer)
+            self._flush_in(wait_ns)
+
+    def _flush_in(self, wait_ns: int) -> None:
+        self._timer = asyncio.get_running_loop().call_later(wait_ns / 1e9, self._on_timer)
 
     def _on_timer(self) -> None:
         self._timer = None
@@ -424,13 +478,15 @@ class Hub:
                 self._write(client, began_ns)
             elif client.stalled_ns is not None:
                 self._retry(client, began_ns)
+        self._star_frames.clear()
         took_ns = self._clock.monotonic_ns() - began_ns
         self._metrics.flush_seconds.observe(took_ns / 1e9)
         wanted_ns = took_ns / self.config.flush_share
         low, high = self.config.flush_ms_min * 1e6, self.config.flush_ms_max * 1e6
         self._spacing_ns = round(min(max(0.8 * self._spacing_ns + 0.2 * wanted_ns, low), high))
-        if self._any_dirty or any(c.stalled_ns is not None for c in self._clients):
-            self._flush_when_due()
+        if self._timer is None and (self._any_dirty or any(c.stalled_ns is not None for c in self._clients)):
+            # Never at once, however long this one took: sockets drain in between.
+            self._flush_in(max(self._spacing_ns - took_ns, 0))
 
     def _encode_dirty(self, now_ns: int) -> None:
         ids = np.flatnonzero(self._dirty)
@@ -439,19 +495,21 @@ class Hub:
             if not wanted.all():
                 self._dirty[ids[~wanted]] = False
                 ids = ids[wanted]
-        admitted = self._rate.admit(ids, now_ns)
+        admitted = self._rate.admit(ids, now_ns, self._changed_ns[ids])
         self._any_dirty = not admitted.all()
         ids = ids[admitted]
         self._dirty[ids] = False
         if not len(ids):
             return
-        sent = 0
+        sent = int(self._wanted[ids].sum())
+        is_dense = sent > _DENSE * self._subscriptions
         for form, topic in self._quotes.items():
             by_symbol = topic.by_symbol
             if topic.everything:
                 frames = self._frames(form, ids)
                 blob = b"".join(frames)
                 sent += len(frames) * len(topic.everything)
+                self._star_frames[form] = len(frames)
                 _give(topic.everything, blob)
                 pairs = zip(ids.tolist(), frames, strict=True)
             else:
@@ -459,13 +517,31 @@ class Hub:
                 if len(by_symbol) < len(ids):
                     chosen = np.array([i for i in ids.tolist() if i in by_symbol], np.intp)
                 pairs = zip(chosen.tolist(), self._frames(form, chosen), strict=True)
+            if is_dense:
+                self._gather(form, pairs)
+                continue
             for symbol, frame in pairs:
                 appends = by_symbol.get(symbol)
                 if appends:
-                    sent += len(appends)
                     for append in appends:
                         append(frame)
         self._count(sent)
+
+    def _gather(self, form: Any, pairs: Iterable[tuple[int, bytes]]) -> None:
+        """Hand frames out client by client instead of symbol by symbol."""
+        slots = self._slots
+        if len(slots) < len(self._wanted):
+            slots.extend([b""] * (len(self._wanted) - len(slots)))
+        filled = []
+        for symbol, frame in pairs:
+            slots[symbol] = frame
+            filled.append(symbol)
+        for client in self._clients:
+            gather = client.gather(form)
+            if gather is not None:
+                client.pending.extend(filter(None, gather(slots)))
+        for symbol in filled:
+            slots[symbol] = b""
 
     def _count(self, messages: int) -> None:
         self.messages_sent += messages
@@ -483,11 +559,11 @@ class Hub:
             columns[field] = self._column(field, ids, events)
         if form == SINGLE:
             first = (self.epoch, True) if snapshot else ()
-            return [text_frame(encode(SingleQuoteUpdate(*row, *first))) for row in zip(*columns.values(), strict=True)]
+            return text_frames([encode(SingleQuoteUpdate(*row, *first)) for row in zip(*columns.values(), strict=True)])
         struct = self._structs.get((form, snapshot))
         if struct is None:
             struct = self._structs[form, snapshot] = quote_struct(form, snapshot=snapshot)
-        return [text_frame(encode(struct(*row))) for row in zip(*columns.values(), strict=True)]
+        return text_frames([encode(struct(*row)) for row in zip(*columns.values(), strict=True)])
 
     def _column(self, field: str, ids: Ids, events: npt.NDArray[np.int64]) -> list[Any]:
         t = self._latest
@@ -517,8 +593,11 @@ class Hub:
             return
         if client.stalled_ns is None:
             client.stalled_ns = now_ns
-        client.missed += len(pending)
-        self._metrics.ws_missed.inc(len(pending))
+        missed = len(pending)
+        if client.star_quotes in self._star_frames:  # one piece with many quotes
+            missed += self._star_frames[client.star_quotes] - 1
+        client.missed += missed
+        self._metrics.ws_missed.inc(missed)
         pending.clear()
         self._retry(client, now_ns)
 
@@ -546,8 +625,12 @@ class Hub:
                 form: np.array([i for i, f in client.quotes.items() if f == form], np.intp)
                 for form in dict.fromkeys(client.quotes.values())
             }
+        self._grow(len(self._latest.symbols))
         for form, ids in forms.items():
-            frames += self._frames(form, ids[self._latest.seq[ids] > 0])
+            known = self._latest.known(ids)
+            frames += self._frames(form, known)
+            if not client.single:
+                frames += [self._stale_frame(number) for number in known[self._is_stale[known]].tolist()]
         self._count(len(frames))
         frames += client.events
         client.events.clear()

@@ -139,9 +139,12 @@ class LatestTable:
     def rows(self, numbers: Sequence[int]) -> list[LatestQuote]:
         return [self._row(n) for n in numbers]
 
-    def known(self) -> Ids:
-        """Numbers of the symbols that have a value."""
-        return np.flatnonzero(self.seq)
+    def known(self, among: Ids | None = None) -> Ids:
+        """Numbers of the symbols that have a value; those `among` the given ones, in their order."""
+        if among is None:
+            return np.flatnonzero(self.seq)
+        among = among[among < self._room]  # a symbol may have a number long before it has a value
+        return among[self.seq[among] > 0]
 
     def _row(self, i: int) -> LatestQuote:
         return LatestQuote(

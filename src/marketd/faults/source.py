@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -22,22 +22,52 @@ from marketd.faults.config import FaultConfig
 from marketd.faults.injector import FaultInjector
 from marketd.model import Connected, Disconnected, Ended, Quarantined, Quote, SourceEvent, TickBatch, Trade
 from marketd.model.ticks import NO_TRADE_ID
-from marketd.model.time import NS_PER_S
+from marketd.model.time import NS_PER_MS, NS_PER_S
 from marketd.sources.contract import Capabilities, Source, Subscriptions
 
 __all__ = ["FaultySource"]
 
+_I64 = npt.NDArray[np.int64]
 _Tick = TickBatch | Quote | Trade
 
 
-class _Held(NamedTuple):
-    """Ticks that come later. due_ns: when, a value a row, ascending; since_ns: held since; both monotonic."""
+_TOGETHER_NS = 5 * NS_PER_MS
+"""Held ticks that fall due this close together are let go together; one by one they would cost more than the rest."""
 
-    first_due_ns: int
+
+class _HeldTick(NamedTuple):
+    """One tick that comes later. due_ns: when; since_ns: held since; both monotonic."""
+
+    due_ns: int
     order: int
-    due_ns: npt.NDArray[np.int64]
     since_ns: int
-    ticks: _Tick
+    tick: Quote | Trade
+
+
+class _HeldRows:
+    """Rows with the same symbols that come later, by `due_ns`. Their receive times count from when they were held."""
+
+    def __init__(self, due_ns: _I64, since_ns: int, rows: TickBatch) -> None:
+        self.due_ns = due_ns[:0]
+        self.rows = rows.take(slice(0))
+        self.add(due_ns, since_ns, rows)
+
+    def add(self, due_ns: _I64, since_ns: int, rows: TickBatch) -> None:
+        rows = rows.replace(time_received_ns=rows.time_received_ns - since_ns)
+        due_ns = np.concatenate([self.due_ns, due_ns])
+        by_due = np.argsort(due_ns, kind="stable")
+        self.due_ns, self.rows = due_ns[by_due], _concatenated([self.rows, rows]).take(by_due)
+
+    def take_until(self, due_ns: int, now_ns: int) -> tuple[_I64, TickBatch]:
+        """Remove what is due by `due_ns`; it is received at `now_ns`."""
+        count = int(np.searchsorted(self.due_ns, due_ns, side="right"))
+        taken = self.due_ns[:count], self.rows.take(slice(count))
+        self.due_ns, self.rows = self.due_ns[count:], self.rows.take(slice(count, None))
+        return taken[0], taken[1].replace(time_received_ns=taken[1].time_received_ns + now_ns)
+
+    def keep(self, wanted: frozenset[str]) -> None:
+        keep = np.array([symbol in wanted for symbol in self.rows.symbols], np.bool_)[self.rows.symbol_index]
+        self.due_ns, self.rows = self.due_ns[keep], self.rows.take(keep)
 
 
 class FaultySource:
@@ -59,7 +89,9 @@ class FaultySource:
         self._source = source
         self._clock = clock
         self._injector = FaultInjector(faults, per_symbol=per_symbol, seed=seed)
-        self._held: list[_Held] = []
+        self._held_rows: list[_HeldRows] = []
+        self._held_ticks: list[_HeldTick] = []
+        self._let_go_ns = -_TOGETHER_NS
         self._order = itertools.count()
         self._source_up = False
         self._seen_up = False
@@ -93,17 +125,19 @@ class FaultySource:
             while True:
                 await inlet.wake.wait()
                 inlet.wake.clear()
-                if wanted.version != version:
-                    version = wanted.version
-                    self._forget_unwanted(frozenset(wanted.symbols))
                 # Before anything is taken: what the source said up to here is older than what is let go now.
                 over = inlet.over
                 out = self._pass(inlet.take())
+                if wanted.version != version:
+                    version = wanted.version
+                    self._forget_unwanted(frozenset(wanted.symbols))
                 now_ns = self._clock.monotonic_ns()
-                if self._held or self._source_up != self._seen_up:
-                    out = [*out, *self._reconnected(now_ns), *self._released(now_ns)]
-                if over and self._held:
-                    out = [*out, *self._let_go_of_all(now_ns)]
+                if self._source_up and not self._seen_up:
+                    out = [*out, *self._reconnected(now_ns)]
+                if self._seen_up and (due := self._let_go(now_ns, now_ns)):
+                    out = [*out, *due]
+                if over and (rest := self._let_go_of_all(now_ns)):
+                    out = [*out, *rest]
                 if out:
                     yield out
                 if over:
@@ -158,8 +192,7 @@ class FaultySource:
         late = rows[delay_ns > 0]
         if late.size:
             due_ns = now_ns + delay_ns[delay_ns > 0]
-            by_due = np.argsort(due_ns, kind="stable")
-            self._hold(due_ns[by_due], now_ns, _redated(batch, late[by_due], verdicts.earlier_ns))
+            self._hold_rows(due_ns, now_ns, _redated(batch, late, verdicts.earlier_ns))
         prompt = rows[delay_ns == 0]
         if prompt.size:
             out.append(self._received_in_order(_redated(batch, prompt, verdicts.earlier_ns)))
@@ -178,7 +211,8 @@ class FaultySource:
                 tick = msgspec.structs.replace(tick, time_event_ns=tick.time_event_ns - verdict.earlier_ns)
             for _ in range(1 + verdict.duplicated):
                 if verdict.delay_ns:
-                    self._hold(np.array([now_ns + verdict.delay_ns], np.int64), now_ns, tick)
+                    held = _HeldTick(now_ns + verdict.delay_ns, next(self._order), now_ns, tick)
+                    heapq.heappush(self._held_ticks, held)
                 else:
                     out.append(self._received_in_order(tick))
         if verdict.disconnected:
@@ -195,41 +229,43 @@ class FaultySource:
         self._seen_up = True
         return [Connected(source=self.name, time_received_ns=self._clock.time_ns())]
 
-    def _hold(self, due_ns: npt.NDArray[np.int64], since_ns: int, ticks: _Tick) -> None:
-        heapq.heappush(self._held, _Held(int(due_ns[0]), next(self._order), due_ns, since_ns, ticks))
+    def _hold_rows(self, due_ns: _I64, since_ns: int, rows: TickBatch) -> None:
+        for held in self._held_rows:
+            if held.rows.symbols is rows.symbols:
+                held.add(due_ns, since_ns, rows)
+                return
+        self._held_rows.append(_HeldRows(due_ns, since_ns, rows))
 
-    def _released(self, now_ns: int) -> list[SourceEvent]:
-        """What was held until now, in the order it is due; nothing while the connection is down."""
-        if not self._seen_up:
+    def _let_go(self, due_ns: int, now_ns: int) -> list[SourceEvent]:
+        """What is held and due by `due_ns`, in the order it is due."""
+        rows = [held.take_until(due_ns, now_ns) for held in self._held_rows if held.due_ns[0] <= due_ns]
+        self._held_rows = [held for held in self._held_rows if len(held.due_ns)]
+        ticks: list[_HeldTick] = []
+        while self._held_ticks and self._held_ticks[0].due_ns <= due_ns:
+            ticks.append(heapq.heappop(self._held_ticks))
+        if not (rows or ticks):
             return []
-        due: list[tuple[npt.NDArray[np.int64], _Tick]] = []
-        while self._held and self._held[0].first_due_ns <= now_ns:
-            held = heapq.heappop(self._held)
-            ticks = held.ticks
-            count = int(np.searchsorted(held.due_ns, now_ns, side="right"))
-            if isinstance(ticks, TickBatch) and count < len(ticks):
-                self._hold(held.due_ns[count:], held.since_ns, ticks.take(slice(count, None)))
-                ticks = ticks.take(slice(count))
-            due.append((held.due_ns[:count], _received_later(ticks, now_ns - held.since_ns)))
-        return [self._received_in_order(ticks, watched=True) for ticks in _in_due_order(due)]
+        self._let_go_ns = now_ns
+        return [self._received_in_order(tick, watched=True) for tick in _in_due_order(rows, ticks, now_ns)]
 
     def _let_go_of_all(self, now_ns: int) -> list[SourceEvent]:
         """The source has no more to say: what is held comes out now, after a last `Connected` if it takes one."""
-        if not self._held:
-            return []
-        out: list[SourceEvent] = []
-        if not self._seen_up:
-            self._seen_up = self._source_up = True
-            out.append(Connected(source=self.name, time_received_ns=self._clock.time_ns()))
-        held, self._held = sorted(self._held), []
-        due = [(entry.due_ns, _received_later(entry.ticks, now_ns - entry.since_ns)) for entry in held]
-        return out + [self._received_in_order(ticks, watched=True) for ticks in _in_due_order(due)]
+        rest = self._let_go(np.iinfo(np.int64).max, now_ns)
+        if not rest or self._seen_up:
+            return rest
+        self._seen_up = self._source_up = True
+        return [Connected(source=self.name, time_received_ns=self._clock.time_ns()), *rest]
 
     def _next_due_ns(self) -> int | None:
-        """When something happens without the source: a held tick is due, or the outage ends."""
+        """When something happens without the source: a held tick is let go, or the outage ends."""
         if self._source_up and not self._seen_up:
             return self._injector.outage_until_ns
-        return self._held[0].first_due_ns if self._held and self._seen_up else None
+        due_ns = [int(held.due_ns[0]) for held in self._held_rows]
+        if self._held_ticks:
+            due_ns.append(self._held_ticks[0].due_ns)
+        if not due_ns or not self._seen_up:
+            return None
+        return max(min(due_ns), self._let_go_ns + _TOGETHER_NS)
 
     def _received_in_order(self, ticks: _Tick, *, watched: bool = False) -> _Tick:
         """The ticks, received no earlier than those before; the same object if they were not."""
@@ -252,17 +288,11 @@ class FaultySource:
 
     def _forget_unwanted(self, wanted: frozenset[str]) -> None:
         """A removed symbol falls silent: what is held of it does not come any more."""
-        held, self._held = self._held, []
-        for entry in held:
-            if not isinstance(entry.ticks, TickBatch):
-                if entry.ticks.symbol in wanted:
-                    self._held.append(entry)
-                continue
-            keep = np.array([symbol in wanted for symbol in entry.ticks.symbols])[entry.ticks.symbol_index]
-            if keep.any():
-                due_ns = entry.due_ns[keep]
-                self._held.append(_Held(int(due_ns[0]), entry.order, due_ns, entry.since_ns, entry.ticks.take(keep)))
-        heapq.heapify(self._held)
+        for held in self._held_rows:
+            held.keep(wanted)
+        self._held_rows = [held for held in self._held_rows if len(held.due_ns)]
+        self._held_ticks = [held for held in self._held_ticks if held.tick.symbol in wanted]
+        heapq.heapify(self._held_ticks)
 
 
 class _Inlet:
@@ -342,45 +372,38 @@ async def _cancelled(task: asyncio.Task[None]) -> None:
         task.exception()
 
 
-def _redated(batch: TickBatch, rows: npt.NDArray[np.intp], earlier_ns: npt.NDArray[np.int64]) -> TickBatch:
+def _redated(batch: TickBatch, rows: npt.NDArray[np.intp], earlier_ns: _I64) -> TickBatch:
     taken = batch.take(rows)
     earlier_ns = earlier_ns[rows]
     return taken.replace(time_event_ns=taken.time_event_ns - earlier_ns) if earlier_ns.any() else taken
 
 
-def _received_later(ticks: _Tick, held_ns: int) -> _Tick:
-    if isinstance(ticks, TickBatch):
-        return ticks.replace(time_received_ns=ticks.time_received_ns + held_ns)
-    return msgspec.structs.replace(ticks, time_received_ns=ticks.time_received_ns + held_ns)
-
-
-def _in_due_order(due: Sequence[tuple[npt.NDArray[np.int64], _Tick]]) -> list[_Tick]:
-    """Ticks that were held in several pieces, as few pieces as their order allows."""
-    batches = [(due_ns, ticks) for due_ns, ticks in due if isinstance(ticks, TickBatch)]
-    singles = [(int(due_ns[0]), ticks) for due_ns, ticks in due if not isinstance(ticks, TickBatch)]
-    if not batches:
-        return [ticks for _, ticks in singles]
-    due_ns = np.concatenate([d for d, _ in batches])
-    order = np.argsort(due_ns, kind="stable")
-    due_ns, joined = due_ns[order], _concatenated([ticks for _, ticks in batches]).take(order)
-    joined = joined.replace(time_received_ns=np.maximum.accumulate(joined.time_received_ns))
-    out: list[_Tick] = []
-    start = 0
-    for single_due_ns, single in singles:
-        stop = int(np.searchsorted(due_ns, single_due_ns, side="right"))
-        if stop > start:
-            out.append(joined.take(slice(start, stop)))
-        out.append(single)
-        start = max(start, stop)
-    if start < len(joined):
-        out.append(joined.take(slice(start, None)) if start else joined)
-    return out
+def _in_due_order(
+    rows: Sequence[tuple[_I64, TickBatch]], ticks: Sequence[_HeldTick], now_ns: int
+) -> Iterator[TickBatch | Quote | Trade]:
+    """What was held, received at `now_ns`, in as few pieces as its order allows."""
+    due_ns, joined, start = np.empty(0, np.int64), None, 0
+    if rows:
+        due_ns, joined = rows[0]
+    if len(rows) > 1:
+        due_ns = np.concatenate([piece[0] for piece in rows])
+        by_due = np.argsort(due_ns, kind="stable")
+        due_ns, joined = due_ns[by_due], _concatenated([piece[1] for piece in rows]).take(by_due)
+    if joined is not None:
+        joined = joined.replace(time_received_ns=np.maximum.accumulate(joined.time_received_ns))
+    for held in ticks:
+        stop = int(np.searchsorted(due_ns, held.due_ns, side="right"))
+        if joined is not None and stop > start:
+            yield joined.take(slice(start, stop))
+            start = stop
+        received_ns = held.tick.time_received_ns + now_ns - held.since_ns
+        yield msgspec.structs.replace(held.tick, time_received_ns=received_ns)
+    if joined is not None and start < len(joined):
+        yield joined.take(slice(start, None))
 
 
 def _concatenated(batches: Sequence[TickBatch]) -> TickBatch:
     first = batches[0]
-    if len(batches) == 1:
-        return first
     columns: dict[str, Any] = {
         name: np.concatenate([getattr(batch, name) for batch in batches])
         for name in TickBatch.__slots__

@@ -2,7 +2,7 @@
 
 - A numbered trade is a duplicate if its number was seen with its stamp. Numbers rise; one that comes late is
   looked up among the recent ones.
-- A row with a book is a duplicate if it equals, stamp and all, the row with a book before it.
+- Any other row with a book is a duplicate if it equals, stamp and all, the row with a book before it.
 - A trade without number and without book is never a duplicate: two equal trades in one millisecond are
   two trades, and nothing tells them from a repeated message.
 """
@@ -39,7 +39,8 @@ class Deduper:
         found = self._repeated_books(batch, ids)
         if batch.trade_id is not None:
             repeated = self._repeated_trades(batch.trade_id, batch.time_event_ns, ids)
-            found = repeated if found is None else found | repeated
+            # Of a row that is both, the number decides: two trades can leave the same book in the same instant.
+            found = repeated if found is None else np.where(batch.trade_id == NO_TRADE_ID, found, repeated)
         return found if found is not None and found.any() else None
 
     def _grow(self, size: int) -> None:
@@ -61,16 +62,18 @@ class Deduper:
             return None
         times = batch.time_event_ns[rows]
         values = np.column_stack([getattr(batch, name)[rows] for name in _VALUES])
-        time_before, values_before = self._time_event_ns[ids], self._values[ids]
+        time_before = self._time_event_ns[ids]
+        here = before = np.empty(0, np.intp)
         if len(ids) > 1:
             order = np.argsort(ids, kind="stable")
             same = ids[order][1:] == ids[order][:-1]
             if same.any():
                 here, before = order[1:][same], order[:-1][same]
                 time_before[here] = times[before]
-                values_before[here] = values[before]
         repeated: npt.NDArray[np.bool_] = times == time_before
         if repeated.any():
+            values_before = self._values[ids]
+            values_before[here] = values[before]
             equal = (values == values_before) | (np.isnan(values) & np.isnan(values_before))
             repeated &= equal.all(axis=1)
         self._time_event_ns[ids] = times
@@ -107,7 +110,9 @@ class Deduper:
                 found[row] = True
                 continue
             self._trade_id[symbol] = max(number, self._trade_id.get(symbol, number))
-            recent.append(pair)
+            stamp = pair[::-1]
+            if len(recent) < _RECENT_TRADES or stamp > recent[0][::-1]:
+                recent.append(pair)  # one older than all remembered must not push out a newer one
         return found
 
     def _remembered(self, symbol: int) -> deque[tuple[int, int]]:

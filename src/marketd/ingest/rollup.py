@@ -1,4 +1,4 @@
-"""Longer bars from stored shorter ones, and mid prices from bids and asks. Pure functions on `BAR_SCHEMA` tables."""
+"""Longer bars from stored shorter ones. Pure functions on `BAR_SCHEMA` tables."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from marketd.model import BAR_SCHEMA, Interval
 
@@ -18,10 +19,11 @@ _SURENESS = ("final", "corrected", "backfill", "provisional", "live")
 def roll_up(bars: pa.Table, interval: Interval) -> pa.Table:
     """Bars of one symbol and side, ascending by ts, as bars of a longer interval.
 
-    open of the first, highest high, lowest low, close of the last; volumes and trades added (absent volumes
-    leave the sum absent only if all are); vwap weighted by volume. status: the least sure of its parts;
-    as_of: the latest; provider: of the last part.
+    open of the first, highest high, lowest low, close of the last; volumes and trades added (absent ones
+    leave the sum absent only if all are); vwap weighted by volume, absent if a part with volume has none.
+    status: the least sure of its parts; as_of: the latest; provider: of the last part. Withdrawn bars are no parts.
     """
+    bars = bars.filter(pc.not_equal(bars["status"], pa.scalar("withdrawn")))
     if not bars.num_rows:
         return bars
     ts = bars["ts"].to_numpy().astype(np.int64)
@@ -31,9 +33,13 @@ def roll_up(bars: pa.Table, interval: Interval) -> pa.Table:
     volume = _floats(bars["volume"])
     vwap = _floats(bars["vwap"])
     total = np.add.reduceat(np.nan_to_num(volume), starts)
-    weighted = np.add.reduceat(np.nan_to_num(vwap * volume), starts)
+    # A part without volume weighs nothing; one with volume and without vwap makes the sum NaN, which is absent.
+    weighted = np.add.reduceat(np.where(volume > 0, vwap * volume, 0.0), starts)
     known = np.logical_or.reduceat(~np.isnan(volume), starts)
     volumes = np.where(known, total, np.nan)
+    trades = bars["trades"].combine_chunks()
+    counts = np.add.reduceat(trades.fill_null(0).to_numpy(), starts)
+    counted = np.logical_or.reduceat(trades.is_valid().to_numpy(zero_copy_only=False), starts)
     sureness = np.array([_SURENESS.index(s) for s in bars["status"].to_pylist()])
     n = len(starts)
     columns = {
@@ -47,7 +53,7 @@ def roll_up(bars: pa.Table, interval: Interval) -> pa.Table:
         "close": bars["close"].take(ends),
         "volume": pa.array(volumes, from_pandas=True),
         "vwap": pa.array(np.where(total > 0, weighted / np.where(total > 0, total, 1), np.nan), from_pandas=True),
-        "trades": pa.array(np.add.reduceat(bars["trades"].to_numpy(), starts)),
+        "trades": pa.array(counts, mask=~counted),
         "provider": bars["provider"].take(ends),
         "status": pa.array([_SURENESS[i] for i in np.maximum.reduceat(sureness, starts)]),
         "as_of": pa.array(np.maximum.reduceat(bars["as_of"].to_numpy().astype(np.int64), starts)).cast(_NS),

@@ -10,6 +10,10 @@ import numpy.typing as npt
 __all__ = ["SymbolTable"]
 
 
+_NAME_LONGEST = 100
+"""Longer names resemble no symbol, and comparing them takes long."""
+
+
 class SymbolTable:
     """Gives each symbol a number once, from 0 upwards, and never takes it back."""
 
@@ -42,6 +46,8 @@ class SymbolTable:
 
     def near(self, name: str, count: int = 3) -> list[str]:
         """Known symbols that look like `name`, best first."""
+        if len(name) > _NAME_LONGEST:
+            return []
         by_upper = {known.upper(): known for known in self.names}
         wanted = name.upper()
         prefixed = [known for upper, known in by_upper.items() if wanted and upper.startswith(wanted)]

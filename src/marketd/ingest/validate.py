@@ -1,7 +1,7 @@
 """Which rows are believed. A refused row is told apart with one reason; a doubtful but real one gets a flag.
 
-Refused: prices that are not numbers or not positive, negative sizes, impossible or future stamps, absurd
-jumps. Flagged and accepted: crossed and locked books, which real venues do show.
+Refused: prices and sizes that are not numbers, prices not positive, negative sizes, impossible or future stamps,
+absurd jumps. Flagged and accepted: crossed and locked books, which real venues do show.
 A jump is believed after `jump_confirmations` rows in a row agree on the new level, so that a split or a
 reopening does not silence a symbol for ever.
 """
@@ -32,7 +32,8 @@ class ValidationConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     """max_jump: largest believed relative change between two prices of a symbol (0.5 is 50 %), None for any.
 
     max_future_ms: how far an event time may be ahead of its receive time (clocks do differ by seconds).
-    allow_non_positive: symbols whose price may be zero or negative (spreads, some futures).
+    allow_non_positive: symbols whose price may be zero or negative (spreads, some futures). They have no
+    relative change worth the name, so `max_jump` is not for them.
     """
 
     max_jump: float | None = 0.5
@@ -57,6 +58,7 @@ class Validator:
         self._max_future_ns = config.max_future_ms * NS_PER_MS
         self._believed = np.full(0, np.nan)
         self._doubted: dict[int, tuple[float, int]] = {}
+        self._exempt_of: tuple[tuple[str, ...], list[int]] | None = None
 
     def check(self, batch: TickBatch, ids: npt.NDArray[np.intp]) -> tuple[U8 | None, U8]:
         """Reason per row as an index into `REASONS` (None: all rows are good), and `CROSSED`/`LOCKED` per row."""
@@ -72,10 +74,14 @@ class Validator:
         bad_size = (batch.bid_size < 0) | (batch.ask_size < 0) | (batch.last_size < 0) | (batch.volume < 0)
         reasons[bad_size] = _NEGATIVE_SIZE
         low = (bid <= 0) | (ask <= 0) | (last <= 0)
-        if low.any():
-            low &= ~np.isin(batch.symbol_index, self._exempt(batch.symbols))
-            reasons[low] = _NON_POSITIVE
+        if self._config.allow_non_positive:
+            exempt = np.isin(batch.symbol_index, self._exempt(batch.symbols))
+            low &= ~exempt
+            price[exempt] = np.nan
+        reasons[low] = _NON_POSITIVE
         endless = np.isinf(bid) | np.isinf(ask) | np.isinf(last)
+        endless |= (batch.bid_size == np.inf) | (batch.ask_size == np.inf)
+        endless |= (batch.last_size == np.inf) | (batch.volume == np.inf)
         reasons[endless] = _NOT_FINITE
         reasons[batch.time_event_ns > batch.time_received_ns + self._max_future_ns] = _FUTURE
         reasons[batch.time_event_ns <= 0] = _BAD_TIME
@@ -88,7 +94,10 @@ class Validator:
         return (reasons if reasons.any() else None), marks
 
     def _exempt(self, symbols: tuple[str, ...]) -> list[int]:
-        return [i for i, name in enumerate(symbols) if name in self._config.allow_non_positive]
+        if self._exempt_of is None or self._exempt_of[0] is not symbols:
+            found = [i for i, name in enumerate(symbols) if name in self._config.allow_non_positive]
+            self._exempt_of = (symbols, found)
+        return self._exempt_of[1]
 
     def _check_jumps(
         self, ids: npt.NDArray[np.intp], price: npt.NDArray[np.float64], reasons: U8, limit: float

@@ -11,7 +11,8 @@ NS_PER_S = 1_000_000_000
 NS_PER_MS = 1_000_000
 
 _RFC3339 = re.compile(
-    r"(\d{4})-(\d{2})-(\d{2})(?:[Tt ](\d{2}):(\d{2})(?::(\d{2})(?:\.(\d{1,9}))?)?([Zz]|[+-]\d{2}:?\d{2})?)?"
+    r"(\d{4})-(\d{2})-(\d{2})(?:[Tt ](\d{2}):(\d{2})(?::(\d{2})(?:\.(\d{1,9}))?)?([Zz]|[+-]\d{2}:?\d{2})?)?",
+    re.ASCII,
 )
 
 _prefix_by_second: dict[int, str] = {}
@@ -20,22 +21,25 @@ _PREFIXES_KEPT = 4096
 
 def format_ns(time_ns: int) -> str:
     """RFC 3339 in UTC, with as many of 0, 3, 6 or 9 decimals as the value needs: `2026-11-20T14:30:00.125Z`."""
-    second, fraction = divmod(time_ns, NS_PER_S)
-    prefix = _prefix_by_second.get(second)
-    if prefix is None:
-        if len(_prefix_by_second) >= _PREFIXES_KEPT:
-            _prefix_by_second.clear()
-        prefix = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
-        if len(prefix) < 19:  # strftime does not pad years below 1000
-            prefix = prefix.rjust(19, "0")
-        _prefix_by_second[second] = prefix
+    second = time_ns // NS_PER_S
+    fraction = time_ns - second * NS_PER_S
+    prefix = _prefix_by_second.get(second) or _prefix(second)
+    if fraction % 1_000:
+        return f"{prefix}.{fraction:09d}Z"
     if not fraction:
         return prefix + "Z"
     if fraction % 1_000_000 == 0:
         return f"{prefix}.{fraction // 1_000_000:03d}Z"
-    if fraction % 1_000 == 0:
-        return f"{prefix}.{fraction // 1_000:06d}Z"
-    return f"{prefix}.{fraction:09d}Z"
+    return f"{prefix}.{fraction // 1_000:06d}Z"
+
+
+def _prefix(second: int) -> str:
+    if len(_prefix_by_second) >= _PREFIXES_KEPT:
+        _prefix_by_second.clear()
+    prefix = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    prefix = prefix.rjust(19, "0")  # strftime does not pad years below 1000
+    _prefix_by_second[second] = prefix
+    return prefix
 
 
 def parse_ns(text: str, *, naive_is_utc: bool = False) -> int:

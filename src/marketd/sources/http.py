@@ -12,9 +12,8 @@ import random
 from collections.abc import Iterable, Mapping
 from email.utils import parsedate_to_datetime
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
-import aiohttp
 import msgspec
 
 from marketd import __version__
@@ -22,6 +21,9 @@ from marketd.clock import Clock
 from marketd.errors import InvalidInput, MalformedPayload, SourceRejected, SourceUnavailable
 from marketd.model.time import NS_PER_S
 from marketd.sources.reconnect import ReconnectPolicy
+
+if TYPE_CHECKING:
+    import aiohttp
 
 __all__ = ["USER_AGENT", "HttpClient", "HttpConfig", "RateLimit"]
 
@@ -157,6 +159,8 @@ class HttpClient:
             raise MalformedPayload(self._source, f"GET {path}: {error}", self._redact(_text(body))) from None
 
     async def _get(self, path: str, params: Mapping[str, str | int] | None) -> bytes:
+        import aiohttp  # here, because reading a configuration needs this module but no HTTP
+
         if self._closed:
             raise SourceUnavailable(self._source, "the client was closed")
         if self._session is None:

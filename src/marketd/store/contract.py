@@ -37,7 +37,9 @@ class BarStore(Protocol):
         newest_first: bool = False,
         as_of_ns: int | None = None,
     ) -> pa.Table:
-        """Last versions of the bars with start_ns <= ts < end_ns, by ts; at most `limit` from the chosen end.
+        """Last versions of the bars with start_ns <= ts < end_ns, ascending by ts (descending with `newest_first`).
+
+        At most `limit` of them, the first in that order.
 
         With `as_of_ns`, the versions a reader would have been given at that time. `BAR_SCHEMA`; empty if
         there are none. When several providers have a bar, the one whose version has the latest `as_of` is given.

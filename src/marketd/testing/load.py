@@ -37,7 +37,17 @@ import msgspec
 from marketd.errors import InvalidInput
 from marketd.model import parse_ns
 
-__all__ = ["MARK", "LoadConfig", "LoadReport", "StreamReader", "frame", "process_cpu_s", "process_rss_kb", "run"]
+__all__ = [
+    "MARK",
+    "Latency",
+    "LoadConfig",
+    "LoadReport",
+    "StreamReader",
+    "frame",
+    "process_cpu_s",
+    "process_rss_kb",
+    "run",
+]
 
 MARK = b'"type":"quote_update"'
 """What every delivered message holds exactly once."""

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-__all__ = ["text_frame"]
+from collections.abc import Iterable
 
-_SHORT = [bytes((0x81, n)) for n in range(126)]
-_MEDIUM = [b"\x81\x7e" + n.to_bytes(2, "big") for n in range(2048)]
+__all__ = ["text_frame", "text_frames"]
+
+def _header(size: int) -> bytes:
+    if size < 126:
+        return bytes((0x81, size))
+    if size < 65_536:
+        return b"\x81\x7e" + size.to_bytes(2, "big")
+    return b"\x81\x7f" + size.to_bytes(8, "big")
+
+
+_HEADERS = [_header(size) for size in range(2048)]
 
 
 def text_frame(payload: bytes) -> bytes:
     """`payload` (UTF-8) as one complete frame."""
-    n = len(payload)
-    if n < 126:
-        return _SHORT[n] + payload
-    if n < 2048:
-        return _MEDIUM[n] + payload
-    if n < 65_536:
-        return b"\x81\x7e" + n.to_bytes(2, "big") + payload
-    return b"\x81\x7f" + n.to_bytes(8, "big") + payload
+    return _header(len(payload)) + payload
+
+
+def text_frames(payloads: Iterable[bytes]) -> list[bytes]:
+    """Each payload as one complete frame."""
+    headers = _HEADERS
+    return [headers[n] + p if (n := len(p)) < 2048 else text_frame(p) for p in payloads]

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import msgspec
 
 __all__ = [
+    "ACTIONS",
     "CHANNELS",
     "DEFAULT_FIELDS",
     "FIELDS",
@@ -28,6 +29,8 @@ __all__ = [
     "encode",
     "quote_struct",
 ]
+
+ACTIONS = ("subscribe", "unsubscribe", "ping")
 
 CHANNELS = ("quotes", "bars_1s", "bars_1m", "bars_5m", "bars_15m", "bars_1h", "bars_1d")
 
@@ -62,11 +65,11 @@ def quote_struct(fields: tuple[str, ...], *, snapshot: bool) -> type[msgspec.Str
 
 
 class SingleQuoteUpdate(msgspec.Struct, tag_field="type", tag="quote_update", omit_defaults=True, gc=False):
-    """Quote on `/ws/{symbol}`."""
+    """Quote on `/ws/{symbol}`. ts, received: null while the symbol has no quote yet."""
 
     symbol: str
     seq: int
-    ts: str
+    ts: str | None
     bid: float | None
     ask: float | None
     mid: float | None
@@ -74,7 +77,7 @@ class SingleQuoteUpdate(msgspec.Struct, tag_field="type", tag="quote_update", om
     bid_size: float | None
     ask_size: float | None
     volume: float | None
-    received: str
+    received: str | None
     source: str
     stale: bool
     epoch: str | None = None
