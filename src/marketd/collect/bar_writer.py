@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
 
@@ -46,6 +47,7 @@ class BarWriter:
         self._publish = publish
         self._waiting: deque[BarBatch] = deque()
         self._writing: list[BarBatch] = []
+        self._thread = ThreadPoolExecutor(1, "bar-writer")
         self._arrived = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._stopping = False
@@ -83,6 +85,7 @@ class BarWriter:
             _logger.error("stopped with %d bars that could not be stored: %s", self.waiting, self.error)
             self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
+        self._thread.shutdown(wait=False)
 
     async def _run(self) -> None:
         while True:
@@ -112,7 +115,7 @@ class BarWriter:
         while True:
             began_ns = self._clock.monotonic_ns()
             try:
-                await asyncio.to_thread(self._store.append, table)
+                await asyncio.get_running_loop().run_in_executor(self._thread, self._store.append, table)
             except StoreError as error:
                 self.error = str(error)
                 _logger.error("could not store %d bars, trying again: %s", table.num_rows, error)  # noqa: TRY400

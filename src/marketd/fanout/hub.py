@@ -67,8 +67,8 @@ class FanoutConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     max_rate_hz: float | None = 10.0
     flush_ms_min: float = 5.0
-    flush_ms_max: float = 40.0
-    flush_share: float = 0.6
+    flush_ms_max: float = 50.0
+    flush_share: float = 0.4
     client_buffer_bytes: int = 1 << 20
     client_events_max: int = 10_000
     slow_close_s: float = 10.0
@@ -455,7 +455,7 @@ class Hub:
         if self._timer is not None:
             return
         wait_ns = self._flushed_ns + self._spacing_ns - self._clock.monotonic_ns()
-        if wait_ns <= 0:
+        if wait_ns <= self._spacing_ns // 4:  # rather with a batch that has just come than a little after it
             self.flush()
         else:
             self._flush_in(wait_ns)

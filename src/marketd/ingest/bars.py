@@ -179,7 +179,7 @@ class _Level:
         have = len(self.running)
         if size <= have:
             return
-        grown = _empty(max(size, 2 * have))
+        grown = _empty(max(size, have + have // 4))
         if have:
             grown.put(np.arange(have), self.running)
         self.running = grown
@@ -413,13 +413,21 @@ class BarBuilder:
         self._since_ns = np.empty(0, np.int64)
         self._finishing = False
         self._out: list[BarBatch] = []
-        self.issue_1s = True
-        """Whether bars of 1 s are issued; they are built in any case."""
+        self._issue_1s_from_ns: int | None = 0
         self.too_late: list[tuple[str, int]] = []
         """(symbol, event time) of ticks that came too late even for the bar of their minute; they are in no bar."""
 
+    def issue_1s(self, wanted: bool) -> None:
+        """Whether bars of 1 s are issued and remembered for correction (at first they are). Built they are always."""
+        if not wanted:
+            self._issue_1s_from_ns = None
+            for levels in self._levels.values():
+                levels[0].recent.clear()
+        elif self._issue_1s_from_ns is None:
+            self._issue_1s_from_ns = self._watermark_ns
+
     def covered_from(self, time_ns: int | None) -> None:
-        """From `time_ns` on every tick is seen (None: ticks are being missed now). Bars begun before are provisional."""
+        """From `time_ns` on every tick is seen (None: some are being missed). Bars begun before are provisional."""
         self._covered_from_ns = _FOREVER if time_ns is None else time_ns
 
     def seed(self, bars: Sequence[Bar]) -> None:
@@ -572,12 +580,15 @@ class BarBuilder:
             self._merge_up(side, depth + 1, late)
 
     def _oldest(self, level: _Level) -> int:
-        lateness_ns = self._lateness_1s_ns if level.interval is INTERVALS[0] else self._lateness_ns
-        return self._watermark_ns - lateness_ns - level.interval.ns
+        if level.interval is not INTERVALS[0]:
+            return self._watermark_ns - self._lateness_ns - level.interval.ns
+        oldest_ns = self._watermark_ns - self._lateness_1s_ns - level.interval.ns
+        return oldest_ns if self._issue_1s_from_ns is None else max(oldest_ns, self._issue_1s_from_ns)
 
     def _issue(self, side: Side, depth: int, records: _Records, status: BarStatus) -> None:
         interval = INTERVALS[depth]
-        if depth == 0 and not self.issue_1s:
+        if depth == 0 and self._issue_1s_from_ns is None:
+            self._levels[side][0].recent.clear()
             return
         watched_ns = np.maximum(self._since_ns[records.symbol], self._covered_from_ns)
         partial = records.bucket < watched_ns

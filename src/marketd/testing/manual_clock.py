@@ -33,7 +33,7 @@ class ManualClock:
         await waiter
 
     async def advance(self, seconds: float) -> None:
-        """Move time on by `seconds`, waking each sleeper at its own deadline and letting it run until it waits again."""
+        """Move time on by `seconds`; each sleeper wakes at its own deadline and runs until it waits again."""
         target_ns = self._elapsed_ns + round(seconds * 1e9)
         await self._settle()
         while self._sleepers and self._sleepers[0][0] <= target_ns:

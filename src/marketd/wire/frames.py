@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 __all__ = ["text_frame", "text_frames"]
 
+
 def _header(size: int) -> bytes:
     if size < 126:
         return bytes((0x81, size))
