@@ -20,7 +20,7 @@ web: .venv/base ## build the live page (needs Node 20+, or brings it as a packag
 install: .venv/dev ## everything for development
 
 test: .venv/dev web ## the whole suite; what needs Chromium or recorded data skips where that is missing
-	$(BIN)/python -m pytest -m "not drill" $(ARGS)
+	$(BIN)/python -m pytest -m "not drill" -n 2 $(ARGS)
 
 check: .venv/dev ## lint, types, layers
 	$(BIN)/ruff check .
