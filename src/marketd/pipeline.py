@@ -34,7 +34,7 @@ from marketd.model import (
     TickBatch,
     Trade,
 )
-from marketd.model.time import NS_PER_MS
+from marketd.model.time import NS_PER_MS, NS_PER_S
 from marketd.telemetry import Metrics
 
 __all__ = ["Pipeline", "SourceState"]
@@ -90,6 +90,7 @@ class Pipeline:
         self._validators: dict[str, Validator] = {}
         self._deduper = Deduper()
         self._has_trades = np.zeros(0, np.bool_)
+        self._closed_second: int | None = None
 
     def add_source(self, name: str, *, event_time: bool = False) -> SourceState:
         """Announce a source. event_time: its bars close by its own event times (a recording), not by our clock."""
@@ -220,8 +221,15 @@ class Pipeline:
             self._metrics.source_disconnects.labels(state.name).inc()
 
     def tick_clock(self) -> None:
-        """Time has passed: close the bars of live sources whose end is behind us."""
+        """Time has passed: close the bars of live sources whose end is behind us and issue corrections.
+
+        May be called as often as one likes; something happens once a second.
+        """
         watermark_ns = self.clock.time_ns() - self._bar_config.close_delay_ms * NS_PER_MS
+        second = watermark_ns // NS_PER_S
+        if second == self._closed_second:  # every bar ends with a second
+            return
+        self._closed_second = second
         for state in self.sources.values():
             if not state.event_time:
                 state.builder.advance(watermark_ns)

@@ -39,6 +39,7 @@ from marketd.wire.messages import (
     StaleMessage,
     StreamBarUpdate,
     encode,
+    encode_each,
     quote_struct,
 )
 
@@ -559,11 +560,12 @@ class Hub:
             columns[field] = self._column(field, ids, events)
         if form == SINGLE:
             first = (self.epoch, True) if snapshot else ()
-            return text_frames([encode(SingleQuoteUpdate(*row, *first)) for row in zip(*columns.values(), strict=True)])
+            rows = zip(*columns.values(), strict=True)
+            return text_frames(encode_each(SingleQuoteUpdate(*row, *first) for row in rows))
         struct = self._structs.get((form, snapshot))
         if struct is None:
             struct = self._structs[form, snapshot] = quote_struct(form, snapshot=snapshot)
-        return text_frames([encode(struct(*row)) for row in zip(*columns.values(), strict=True)])
+        return text_frames(encode_each(map(struct, *columns.values())))
 
     def _column(self, field: str, ids: Ids, events: npt.NDArray[np.int64]) -> list[Any]:
         t = self._latest

@@ -15,30 +15,35 @@ _RFC3339 = re.compile(
     re.ASCII,
 )
 
-_prefix_by_second: dict[int, str] = {}
+_prefix_by_second: dict[str, str] = {}
 _PREFIXES_KEPT = 4096
+_NINE_DIGITS = NS_PER_S
 
 
 def format_ns(time_ns: int) -> str:
     """RFC 3339 in UTC, with as many of 0, 3, 6 or 9 decimals as the value needs: `2026-11-20T14:30:00.125Z`."""
-    second = time_ns // NS_PER_S
-    fraction = time_ns - second * NS_PER_S
-    prefix = _prefix_by_second.get(second) or _prefix(second)
-    if fraction % 1_000:
-        return f"{prefix}.{fraction:09d}Z"
+    # The decimal digits of the number are, but for its last nine, the second: cheaper than dividing.
+    digits = str(time_ns)
+    prefix = _prefix_by_second.get(digits[:-9]) or _prefix(time_ns, digits[:-9])
+    if digits[-3:] != "000" and time_ns >= _NINE_DIGITS:
+        return f"{prefix}.{digits[-9:]}Z"
+    fraction = time_ns % NS_PER_S
     if not fraction:
         return prefix + "Z"
     if fraction % 1_000_000 == 0:
         return f"{prefix}.{fraction // 1_000_000:03d}Z"
-    return f"{prefix}.{fraction // 1_000:06d}Z"
+    if fraction % 1_000 == 0:
+        return f"{prefix}.{fraction // 1_000:06d}Z"
+    return f"{prefix}.{fraction:09d}Z"
 
 
-def _prefix(second: int) -> str:
-    if len(_prefix_by_second) >= _PREFIXES_KEPT:
-        _prefix_by_second.clear()
-    prefix = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+def _prefix(time_ns: int, key: str) -> str:
+    prefix = datetime.fromtimestamp(time_ns // NS_PER_S, UTC).strftime("%Y-%m-%dT%H:%M:%S")
     prefix = prefix.rjust(19, "0")  # strftime does not pad years below 1000
-    _prefix_by_second[second] = prefix
+    if time_ns >= _NINE_DIGITS:  # below, and before 1970, the leading digits do not name one second
+        if len(_prefix_by_second) >= _PREFIXES_KEPT:
+            _prefix_by_second.clear()
+        _prefix_by_second[key] = prefix
     return prefix
 
 
