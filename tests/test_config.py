@@ -343,3 +343,12 @@ def test_one_file_serves_the_server_and_a_program_that_embeds_the_engine(write: 
     # `volatile` moves at most 1 % a tick, from 150.
     assert all(abs(quote.price - 150) <= 150 * Decimal("0.0304") for quote in quotes)
     assert all(quote.bid < quote.price < quote.ask for quote in quotes)
+
+
+def test_a_key_given_twice_is_refused_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "desk.yaml"
+    path.write_text("market_data:\n  symbols:\n    A: {base_price: 1}\n    B: {}\n    A: {base_price: 2}\n")
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, {})
+    assert (caught.value.where, caught.value.field) == (str(path), "line 5")
+    assert "'A' is given twice" in str(caught.value)
