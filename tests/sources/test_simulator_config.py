@@ -21,7 +21,7 @@ def test_defaults_are_the_documented_ones() -> None:
         "spread_bp": 5.0,
         "price_floor": 0.01,
         "price_ceiling": 1e12,
-        "batch_ms": 9.5,
+        "batch_ms": 8.0,
         "max_catch_up_s": 1.0,
     }
 

@@ -69,7 +69,7 @@ class SimulatorConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     spread_bp: float = 5.0
     price_floor: float = 0.01
     price_ceiling: float = 1e12
-    batch_ms: float = 9.5
+    batch_ms: float = 8.0
     max_catch_up_s: float = 1.0
 
     def __post_init__(self) -> None:

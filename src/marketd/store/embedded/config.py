@@ -16,7 +16,7 @@ class EmbeddedStoreConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
     footers_cached: Parquet footers kept in memory. rows_cached: decoded rows of sealed files kept in memory.
     """
 
-    seal_rows: int = 250_000
+    seal_rows: int = 65_536
     log_bytes_max: int = 256 * 2**20
     row_group_rows: int = 16_384
     footers_cached: int = 256
