@@ -279,11 +279,11 @@ def _market_data(where: str, section: Any) -> MarketDataConfig:
     scenarios: dict[str, SymbolScenario] = {}
     for name, given in _mapping(where, "market_data.symbols", section.get("symbols")).items():
         key = f"market_data.symbols.{name}"
-        given = _mapping(where, key, given)  # noqa: PLW2901
-        for unknown, value in given.items():
+        settings = _mapping(where, key, given)
+        for unknown, value in settings.items():
             if unknown not in _SCENARIO_KEYS:
                 raise ConfigError(where, f"{key}.{unknown}", value, f"one of {', '.join(_SCENARIO_KEYS)}")
-        values = {"symbol": str(name), "tick_interval_ms": config.default_tick_interval_ms} | given
+        values = {"symbol": str(name), "tick_interval_ms": config.default_tick_interval_ms} | settings
         scenarios[str(name)] = _convert(where, key, values, SymbolScenario)
     faults = _mapping(where, "market_data.faults", section.get("faults"))
     by_symbol = _mapping(where, "market_data.symbol_faults", section.get("symbol_faults"))

@@ -118,7 +118,7 @@ class BarWriter:
                 await asyncio.get_running_loop().run_in_executor(self._thread, self._store.append, table)
             except StoreError as error:
                 self.error = str(error)
-                _logger.error("could not store %d bars, trying again: %s", table.num_rows, error)  # noqa: TRY400
+                _logger.error("could not store %d bars, trying again: %s", table.num_rows, error)  # noqa: TRY400 - it says all
             except Exception as error:
                 self.error = f"{type(error).__name__}: {error}"
                 _logger.exception("a defect in storing %d bars, trying again", table.num_rows)
