@@ -12,7 +12,7 @@ from marketd.fanout.hub import FanoutConfig
 from marketd.faults import FaultConfig
 from marketd.ingest.bars import BarConfig
 from marketd.ingest.validate import REASONS, ValidationConfig
-from marketd.model import INTERVALS
+from marketd.model import BUILT_INTERVALS
 from marketd.sources.coinbase import CoinbaseConfig
 from marketd.sources.http import HttpConfig
 from marketd.sources.reconnect import ReconnectPolicy
@@ -71,7 +71,7 @@ def test_every_message_channel_field_and_close_code_is_documented() -> None:
     expected += [f"`{f}`" for f in messages.FIELDS]
     expected += [str(c.code) for c in vars(close_codes).values() if isinstance(c, close_codes.CloseCode)]
     assert [e for e in expected if e not in text] == []
-    assert [i.name for i in INTERVALS if f"bars_{i.name}" not in text] == []
+    assert [i.name for i in BUILT_INTERVALS if f"bars_{i.name}" not in text] == []
 
 
 def test_links_between_pages_lead_somewhere() -> None:

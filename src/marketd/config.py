@@ -1,8 +1,8 @@
 """The one reader of configuration files and the environment. Each room owns its part and its checks.
 
 A YAML file has the sections of `Config`; `market_data` is the one that `marketd.embedded` reads too, so one
-file serves both. Environment: REDIS_URL, MARKETD_HOST, MARKETD_PORT, MARKETD_DATA_DIR override the file, and
-command-line options override both. Unknown keys are refused: a misspelled limit is no limit.
+file serves both. The variables of the environment in `VARIABLES` override the file, and command-line options
+override both. Unknown keys are refused: a misspelled limit is no limit.
 """
 
 from __future__ import annotations
@@ -20,6 +20,12 @@ from typing import Any, TypeVar, cast, get_args, get_type_hints
 import msgspec
 import yaml
 
+from marketd.calendars import CalendarsConfig
+from marketd.collect.jobs import JobsConfig
+from marketd.collect.sweeper import SweepConfig
+from marketd.collect.universe import UniverseConfig
+from marketd.continuity.ledger import LedgerConfig
+from marketd.continuity.plan import BackfillConfig
 from marketd.errors import ConfigError, InvalidInput
 from marketd.fanout.hub import FanoutConfig
 from marketd.faults import FaultConfig
@@ -29,9 +35,12 @@ from marketd.sources.coinbase import CoinbaseConfig
 from marketd.sources.replay import ReplayConfig
 from marketd.sources.simulator import SCENARIOS
 from marketd.store.embedded import EmbeddedStoreConfig
+from marketd.store.postgres import PostgresConfig
 
 __all__ = [
+    "VARIABLES",
     "Config",
+    "HistoryConfig",
     "MarketDataConfig",
     "ServerConfig",
     "SourcesConfig",
@@ -128,6 +137,13 @@ class SourcesConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     replay: ReplayConfig | None = None
 
 
+class HistoryConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """prefer: providers whose bars come before those of others when several have one, the first first. Of the others
+    the one that was heard last is given."""
+
+    prefer: tuple[str, ...] = ()
+
+
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Everything `marketd serve` can be told. demo: nobody told it anything."""
 
@@ -138,6 +154,15 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     bars: BarConfig = BarConfig()
     fanout: FanoutConfig = FanoutConfig()
     store: EmbeddedStoreConfig = EmbeddedStoreConfig()
+    postgres: PostgresConfig = PostgresConfig()
+    history: HistoryConfig = HistoryConfig()
+    calendars: CalendarsConfig = CalendarsConfig()
+    ledger: LedgerConfig = LedgerConfig()
+    universe: UniverseConfig = UniverseConfig()
+    backfill: BackfillConfig = BackfillConfig()
+    sweep: SweepConfig = SweepConfig()
+    jobs: JobsConfig = JobsConfig()
+    database_url: str | None = None
     redis_url: str | None = None
     demo: bool = False
 
@@ -198,22 +223,63 @@ _SECTIONS: dict[str, Any] = {
     "bars": BarConfig,
     "fanout": FanoutConfig,
     "store": EmbeddedStoreConfig,
+    "postgres": PostgresConfig,
+    "history": HistoryConfig,
+    "calendars": CalendarsConfig,
+    "ledger": LedgerConfig,
+    "universe": UniverseConfig,
+    "backfill": BackfillConfig,
+    "sweep": SweepConfig,
+    "jobs": JobsConfig,
 }
+
+VARIABLES: dict[str, str] = {
+    "MARKETD_HOST": "server.host",
+    "MARKETD_PORT": "server.port",
+    "MARKETD_DATA_DIR": "server.data_dir",
+    "DATABASE_URL": "database_url",
+    "REDIS_URL": "redis_url",
+    "TIER_MAXS__T0": "universe.tier_maxs.T0",
+    "TIER_MAXS__T1": "universe.tier_maxs.T1",
+    "BACKFILL_CHUNK_MINUTES": "backfill.chunk_minutes",
+    "BACKFILL_MAX_CONCURRENCY_T0": "backfill.max_concurrency.T0",
+    "BACKFILL_MAX_CONCURRENCY_T1": "backfill.max_concurrency.T1",
+    "BACKFILL_MAX_CONCURRENCY_T2": "backfill.max_concurrency.T2",
+    "BACKFILL_DISPATCH_RATE_PER_SEC": "backfill.dispatch_rate_per_s",
+    "LIVE_BATCH_SIZE": "backfill.live_batch_size",
+    "BACKFILL_BATCH_SIZE": "backfill.batch_size",
+    "LOCAL_SWEEP_ENABLED": "sweep.enabled",
+    "CADENCE_T0__bars_1m": "sweep.cadence.T0.bars_1m",
+    "CADENCE_T0__quotes_l1": "sweep.cadence.T0.quotes_l1",
+    "CADENCE_T1__bars_1m": "sweep.cadence.T1.bars_1m",
+    "CADENCE_T1__quotes_l1": "sweep.cadence.T1.quotes_l1",
+    "CADENCE_T2__eod": "sweep.cadence.T2.eod",
+    "USE_RLC": "jobs.use_rlc",
+    "RLC_REDIS_URL": "jobs.redis_url",
+    "RLC_REDIS_JOBS_KEY": "jobs.jobs_key",
+}
+"""Variables of the environment, and what of the configuration each one sets."""
 
 
 def _with_environment(config: Config, environ: Mapping[str, str]) -> Config:
-    server: dict[str, Any] = {}
-    for variable, field in (("MARKETD_HOST", "host"), ("MARKETD_PORT", "port"), ("MARKETD_DATA_DIR", "data_dir")):
-        if environ.get(variable):
-            try:
-                given = _convert("environment", variable, {field: environ[variable]}, ServerConfig)
-            except ConfigError as error:
-                raise ConfigError("environment", variable, environ[variable], error.allowed) from error
-            server[field] = getattr(given, field)
-    if server:
-        config = msgspec.structs.replace(config, server=msgspec.structs.replace(config.server, **server))
-    if environ.get("REDIS_URL"):
-        config = msgspec.structs.replace(config, redis_url=environ["REDIS_URL"])
+    for variable, path in VARIABLES.items():
+        value = environ.get(variable)
+        if not value:
+            continue
+        section, *inside = path.split(".")
+        if not inside:
+            config = msgspec.structs.replace(config, **{section: value})
+            continue
+        parts = msgspec.to_builtins(getattr(config, section))
+        inner = parts
+        for key in inside[:-1]:
+            inner = inner.setdefault(key, {})
+        inner[inside[-1]] = value
+        try:
+            changed = _convert("environment", section, parts, _SECTIONS[section])
+        except ConfigError as error:
+            raise ConfigError("environment", variable, value, error.allowed) from error
+        config = msgspec.structs.replace(config, **{section: changed})
     return config
 
 

@@ -1,8 +1,8 @@
 """The path of one batch, in one screen: what a source says comes in, and this is all that happens to it.
 
-normalise → validate → dedupe → sequence → latest values → bars → subscribers and cache. What a back-fill
-fetches will come in by the same door. Synchronous and without I/O; durable writing and publishing of closed
-bars is the `BarWriter`'s work.
+normalise → validate → dedupe → sequence → latest values → bars → subscribers and cache. Synchronous and without I/O;
+durable writing and publishing of closed bars is the `BarWriter`'s work. Bars that were fetched or imported come in
+by `HistoryWriter`, which tells here what was refused.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy.typing as npt
 from marketd.clock import Clock
 from marketd.fanout.hub import Hub
 from marketd.fanout.latest import LatestTable
+from marketd.ingest.bar_checks import CheckedBars
 from marketd.ingest.bars import BarBatch, BarBuilder, BarConfig
 from marketd.ingest.dedupe import Deduper
 from marketd.ingest.sequence import Sequencer
@@ -81,6 +82,8 @@ class Pipeline:
         self.sequencer = sequencer or Sequencer()
         self.sources: dict[str, SourceState] = {}
         self.quarantine: deque[Quarantined] = deque(maxlen=_QUARANTINE_KEPT)
+        self.history_quarantined: Counter[str] = Counter()
+        """Refused bars of history, by provider."""
         self.on_accepted: list[Callable[[TickBatch, Ids], None]] = []
         """Called with each batch of accepted rows and the numbers of the symbols whose latest value changed."""
         self._hub = hub
@@ -200,6 +203,11 @@ class Pipeline:
                     symbol=batch.symbols[batch.symbol_index[row]],
                 )
             )
+
+    def note_history(self, provider: str, checked: CheckedBars) -> None:
+        """Fetched or imported bars were judged: remember the refused ones."""
+        self.history_quarantined[provider] += sum(checked.refused.values())
+        self.quarantine.extend(checked.quarantined(provider, self.clock.time_ns(), _QUARANTINE_KEPT))
 
     def _set_apart(self, state: SourceState, event: Quarantined) -> None:
         state.quarantined[event.reason] += 1

@@ -49,3 +49,30 @@ class Metrics:
             registry=r,
         )
         self.cache_errors = Counter("marketd_quote_cache_errors_total", "Quote-cache writes that failed", registry=r)
+        self.bars_quarantined = Counter(
+            "marketd_bars_quarantined_total", "Fetched or imported bars kept apart", ["provider", "reason"], registry=r
+        )
+        self.write_batch_ms = Histogram(
+            "write_batch_ms",
+            "Time of one durable append of bars, ms",
+            buckets=(1, 2.5, 5, 10, 25, 50, 100, 250, 1000, 5000),
+            registry=r,
+        )
+        self.jobs_processed = Counter(
+            "jobs_processed_total", "Jobs of the collector and of the job list", ["type", "provider"], registry=r
+        )
+        self.jobs_failed = Counter("jobs_failed_total", "Jobs that failed, by reason", ["type", "reason"], registry=r)
+        self.gaps_found = Counter("gaps_found_total", "Gaps noticed on write or by a scan", ["interval"], registry=r)
+        self.backfill_enqueued = Counter(
+            "backfill_jobs_enqueued_total", "Back-fill jobs taken into the queue", ["tier"], registry=r
+        )
+        self.backfill_completed = Counter(
+            "backfill_jobs_completed_total", "Back-fill jobs that ended", ["tier", "status"], registry=r
+        )
+        self.backfill_depth = Gauge("backfill_queue_depth", "Back-fill jobs waiting", ["tier"], registry=r)
+        self.backfill_oldest = Gauge(
+            "backfill_oldest_age_seconds", "Age of the oldest waiting back-fill job", ["tier"], registry=r
+        )
+        self.ingestion_lag = Gauge(
+            "ingestion_lag_seconds", "Time since the end of the newest stored bar", ["interval"], registry=r
+        )

@@ -20,6 +20,7 @@ import uvicorn
 
 from marketd.api.asgi import Application, build_app
 from marketd.app import Server, listen
+from marketd.calendars import CalendarsConfig
 from marketd.config import Config, ServerConfig
 from marketd.model import BAR_SCHEMA, Connected, Quarantined, Quote, SourceEvent, Trade, parse_ns
 from marketd.sources.contract import Capabilities, Subscriptions
@@ -157,7 +158,10 @@ def make_server(data_dir: Path, clock: ManualClock) -> Server:
         [99.0, [_quote("TEST", "14:32:09", "paper", bid=9.0, ask=11.0)]], clock=clock, name="paper", ends=False
     )
     return Server(
-        Config(server=ServerConfig(data_dir=str(data_dir))),
+        Config(
+            server=ServerConfig(data_dir=str(data_dir)),
+            calendars=CalendarsConfig(symbols={"*": "24/7"}),  # no market has the hours of the script
+        ),
         clock,
         [
             (venue, Subscriptions(["AAPL", "BRK.B", "BTC/USD", "EUR/USD", "NEWCO"])),

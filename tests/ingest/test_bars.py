@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from marketd.ingest.bars import BarBuilder, BarConfig
-from marketd.model import BAR_SCHEMA, INTERVALS, Bar, Interval, Quote, TickBatch, Trade, parse_ns
+from marketd.model import BAR_SCHEMA, BUILT_INTERVALS, Bar, Interval, Quote, TickBatch, Trade, parse_ns
 
 T0 = parse_ns("2026-03-02T14:30:00Z")
 S = 1_000_000_000
@@ -74,7 +74,7 @@ def test_every_interval_starts_at_a_multiple_of_itself() -> None:
         ("1s", "2026-03-02T23:59:59Z"), ("1m", "2026-03-02T23:59:00Z"), ("5m", "2026-03-02T23:55:00Z"),
         ("15m", "2026-03-02T23:45:00Z"), ("1h", "2026-03-02T23:00:00Z"), ("1d", "2026-03-02T00:00:00Z"),
     }  # fmt: skip
-    expected |= {(i.name, "2026-03-03T00:00:00Z") for i in INTERVALS}
+    expected |= {(i.name, "2026-03-03T00:00:00Z") for i in BUILT_INTERVALS}
     assert starts == {(name, parse_ns(text)) for name, text in expected}
 
 
@@ -212,7 +212,7 @@ def reference(rows: list[tuple[str, int, float, float]]) -> dict[tuple[str, str,
     groups: dict[tuple[str, str, int], list[tuple[int, float, float]]] = defaultdict(list)
     for symbol, at_ms, price, size in rows:
         at = T0 + at_ms * 1_000_000
-        for interval in INTERVALS:
+        for interval in BUILT_INTERVALS:
             groups[symbol, interval.name, at // interval.ns * interval.ns].append((at, price, size))
     out = {}
     for key, members in groups.items():
@@ -245,7 +245,7 @@ def test_running_bars_are_those_that_closing_now_would_give(rows) -> None:
         builder.add(TickBatch.from_events([trade(*row)]))
     closed = dict(latest(drained(builder)).items())
     running: dict[tuple[str, str, str, int], Bar] = {}
-    for interval in INTERVALS:
+    for interval in BUILT_INTERVALS:
         batch = builder.running(interval, "trade")
         assert batch is not None
         running |= latest(batch.bars(0))

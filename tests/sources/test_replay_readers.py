@@ -22,9 +22,9 @@ from marketd.errors import InvalidInput
 from marketd.model import BOOK, LAST, TRADE, Ended, Quarantined, TickBatch
 from marketd.model.ticks import NO_TRADE_ID
 from marketd.sources.contract import Subscriptions
+from marketd.sources.lines import LINE_BYTES_MAX, blocks
 from marketd.sources.replay import ReplayConfig, ReplayFile, ReplaySource
 from marketd.sources.replay.layout import symbol_from_name
-from marketd.sources.replay.lines import LINE_BYTES_MAX, blocks
 from marketd.testing import ManualClock
 
 _PRICES = ("bid", "ask", "bid_size", "ask_size", "last", "last_size", "volume")

@@ -16,6 +16,7 @@ from marketd.errors import InvalidInput, StoreCorrupt, StoreError, StoreLocked
 from marketd.model import Bar, Interval
 from marketd.model.time import NS_PER_S, parse_ns
 from marketd.store.embedded import EmbeddedStore, EmbeddedStoreConfig
+from marketd.store.embedded.compact import merge
 from marketd.testing import ManualClock
 from marketd.testing.store_conformance import StoreConformance, bar_table
 
@@ -45,7 +46,8 @@ def bar(minute: int, symbol: str = "AAPL", close: float = 101.5, interval: str =
 
 
 def open_store(folder: Path, clock: ManualClock | None = None, **config: int) -> EmbeddedStore:
-    return EmbeddedStore(folder, EmbeddedStoreConfig(**config), clock or ManualClock(OPENING))
+    settings = EmbeddedStoreConfig(compact_every_s=None, retire_after_s=0, **config)
+    return EmbeddedStore(folder, settings, clock or ManualClock(OPENING), merge=merge)
 
 
 def read_all(store: EmbeddedStore, symbol: str = "AAPL", interval: str = "1m") -> pa.Table:
@@ -66,9 +68,25 @@ class TestSealingAllTheTime(StoreConformance):
         return open_store(folder, seal_rows=1, row_group_rows=2)
 
 
+class _MergingAllTheTime(EmbeddedStore):
+    """Everything is sealed and merged after every append."""
+
+    def append(self, bars: pa.Table) -> int:
+        made = super().append(bars)
+        self.seal()
+        self.compact()
+        return made
+
+
+class TestMergingAllTheTime(StoreConformance):
+    def make_store(self, folder: Path) -> EmbeddedStore:
+        config = EmbeddedStoreConfig(row_group_rows=2, file_rows=5, compact_every_s=None, retire_after_s=0)
+        return _MergingAllTheTime(folder, config, ManualClock(OPENING), merge=merge)
+
+
 class TestSealingWithoutCaches(StoreConformance):
     def make_store(self, folder: Path) -> EmbeddedStore:
-        return open_store(folder, seal_rows=3, row_group_rows=1, rows_cached=0, footers_cached=1)
+        return open_store(folder, seal_rows=3, row_group_rows=1, rows_cached=0, footers_cached=1, coverage_bytes_cached=0)
 
 
 def test_everything_is_there_after_a_restart(tmp_path: Path) -> None:

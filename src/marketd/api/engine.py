@@ -6,15 +6,18 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import msgspec
-import pyarrow as pa
 
 from marketd.clock import Clock
+from marketd.continuity.history import HistoryService
+from marketd.continuity.ledger import LedgerService
 from marketd.fanout.hub import Hub
 from marketd.fanout.latest import LatestQuote
-from marketd.model import Interval, Quarantined, Side
+from marketd.model import BackfillJob, Bar, Cursor, Interval, JobState, Quarantined, Side, Tier
+from marketd.store.contract import BarStore
+from marketd.store.records import Records
 from marketd.telemetry import Metrics
 
-__all__ = ["Engine", "Health", "PartState", "Rates", "Session", "SourceStatus", "SymbolInfo"]
+__all__ = ["Backfill", "Engine", "Health", "PartState", "Rates", "Session", "SourceStatus", "SymbolInfo"]
 
 
 class SymbolInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,11 +87,49 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
     previous_close: float | None = None
 
 
+class Backfill(Protocol):
+    """What takes, works off and remembers back-fill jobs. Called on the event loop's thread."""
+
+    async def submit(
+        self,
+        symbol: str,
+        interval: Interval,
+        start_ns: int,
+        end_ns: int,
+        *,
+        tier: Tier | None = None,
+        provider: str | None = None,
+        reason: str = "manual",
+    ) -> BackfillJob:
+        """The job that will get the bars: a new one, or an open one that already asks for them. tier: None for the
+        symbol's own. Raises InvalidInput, StoreError."""
+        ...
+
+    async def job(self, job_id: str) -> BackfillJob | None: ...
+
+    async def jobs(
+        self, *, states: Sequence[JobState] = (), symbol: str | None = None, limit: int = 1_000
+    ) -> Sequence[BackfillJob]:
+        """The newest first. states: only in these, by default in any."""
+        ...
+
+    async def cancel(self, job_id: str) -> BackfillJob | None:
+        """The job, now cancelled, or as it ended before; None if there is none."""
+        ...
+
+    async def cursor(self, symbol: str, interval: Interval, provider: str) -> Cursor | None: ...
+
+
 class Engine(Protocol):
     clock: Clock
     hub: Hub
     metrics: Metrics
     stale_after_ns: int
+    store: BarStore
+    records: Records
+    history: HistoryService
+    ledger: LedgerService
+    backfill: Backfill
 
     def symbols(self) -> Sequence[SymbolInfo]: ...
 
@@ -110,22 +151,14 @@ class Engine(Protocol):
 
     def default_side(self, symbol: str) -> Side: ...
 
-    async def bars(
-        self,
-        symbol: str,
-        interval: Interval,
-        start_ns: int,
-        end_ns: int,
-        *,
-        side: Side,
-        limit: int | None = None,
-        newest_first: bool = False,
-    ) -> pa.Table:
-        """Stored bars and the one in the making (status `live`), start_ns <= ts < end_ns, as `BAR_SCHEMA`.
+    def check_history(self, symbol: str, interval: Interval | None = None) -> None:
+        """Raises UnknownSymbol (with near matches) for a symbol that is neither live nor stored nor in the universe;
+        InvalidInput for an interval that this server does not keep."""
+        ...
 
-        Ascending by ts; at most `limit`, the newest with `newest_first`. Intervals above 1 m are rolled up from
-        1 m. Raises UnknownSymbol, InvalidInput (interval not kept), StoreError.
-        """
+    def live_bars(self, symbol: str, base: Interval, side: Side, start_ns: int, end_ns: int) -> Sequence[Bar]:
+        """Bars of `base` (1 s or 1 m) with start_ns <= ts < end_ns that are in the making or not stored yet, with
+        status `live`. Called on the event loop's thread, before the store is read. Empty for a symbol without any."""
         ...
 
     def health(self) -> Health: ...

@@ -17,7 +17,7 @@ from starlette.responses import Response
 from marketd.errors import InvalidInput, MarketDataError, StoreError, UnknownSymbol
 from marketd.wire.messages import ErrorBody
 
-__all__ = ["BadJson", "BodyTooLarge", "ErrorInfo", "ErrorReply", "NoQuoteYet", "error_response"]
+__all__ = ["BadJson", "BodyTooLarge", "ErrorInfo", "ErrorReply", "NoQuoteYet", "NotFound", "error_response"]
 
 _log = logging.getLogger(__name__)
 _SHOWN = 120
@@ -64,8 +64,15 @@ class BodyTooLarge(InvalidInput):
     code = "body_too_large"
 
 
+class NotFound(InvalidInput):
+    """A well-formed name of something that is not there."""
+
+    code = "not_found"
+
+
 _STATUS: tuple[tuple[type[MarketDataError], int], ...] = (
     (UnknownSymbol, 404),
+    (NotFound, 404),
     (BadJson, 400),
     (BodyTooLarge, 413),
     (InvalidInput, 422),

@@ -18,17 +18,18 @@ from starlette.responses import Response
 from marketd import __version__
 from marketd.api.errors import ErrorReply
 from marketd.errors import InvalidInput
-from marketd.model import Interval, parse_ns
+from marketd.model import INTERVALS, Interval, parse_ns
 
 __all__ = [
-    "SYMBOL",
+    "PATH_PARAMS",
     "Operation",
     "Param",
     "choice",
     "interval",
+    "names",
     "openapi_document",
     "read_query",
-    "symbol_list",
+    "text",
     "time",
     "whole",
 ]
@@ -53,11 +54,12 @@ class Param(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Operation(msgspec.Struct, frozen=True, kw_only=True):
-    """One method of one path; `{symbol}` in the path is the symbol, slashes included.
+    """One method of one path; words in braces are described in `PATH_PARAMS`.
 
-    handler: called with the engine and, by name, the symbol, the parameters and `body`; returns a value
-    of `response`, its JSON, or a whole Response. page: what a browser that prefers HTML gets instead.
-    errors: statuses besides those that follow from symbol, parameters and body.
+    handler: called with the engine and, by name, the words of the path, the parameters and `body`; returns a value
+    of `response`, its JSON, or a whole Response. also: further types that JSON answers can have. media: further
+    content types of answers; then the handler is given `accept` too. page: what a browser that prefers HTML gets
+    instead. status: of an answer. errors: statuses besides those that follow from path, parameters and body.
     """
 
     method: str
@@ -66,7 +68,10 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     tag: str
     handler: Callable[..., Awaitable[Any]]
     response: Any = None
+    also: tuple[Any, ...] = ()
     media_type: str = JSON
+    media: tuple[str, ...] = ()
+    status: int = 200
     description: str = ""
     params: tuple[Param, ...] = ()
     body: Any = None
@@ -74,28 +79,44 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     errors: tuple[int, ...] = ()
 
     @property
+    def path_params(self) -> list[str]:
+        return re.findall(r"{(\w+)}", self.path)
+
+    @property
     def takes_symbol(self) -> bool:
-        return "{symbol}" in self.path
+        return "symbol" in self.path_params
 
     @property
     def statuses(self) -> list[int]:
         """Every error status this operation may answer, but 500."""
         found = {422, *self.errors}
-        if self.takes_symbol:
+        if self.path_params:
             found.add(404)
         if self.body is not None:
             found |= {400, 413}
         return sorted(found)
 
 
-SYMBOL: dict[str, Any] = {
-    "name": "symbol",
-    "in": "path",
-    "required": True,
-    "description": "A symbol listed by /api/v1/market-data/symbols. A slash in it may be written as it is or as %2F.",
-    "schema": {"type": "string"},
-    "example": "AAPL",
+PATH_PARAMS: dict[str, dict[str, Any]] = {
+    "symbol": {
+        "description": "As /api/v1/market-data/symbols lists it. A slash in it may be written as it is or as %2F.",
+        "schema": {"type": "string"},
+        "example": "AAPL",
+    },
+    "series": {
+        "description": "A series of observations. A slash in it may be written as it is or as %2F.",
+        "schema": {"type": "string"},
+        "example": "cpi_us_monthly",
+    },
+    "interval": {
+        "description": "Length of the bars.",
+        "schema": {"type": "string", "enum": [i.name for i in INTERVALS]},
+        "example": "1m",
+    },
+    "source": {"description": "A provider, as bars name it.", "schema": {"type": "string"}, "example": "coinbase"},
+    "id": {"description": "A back-fill job's id.", "schema": {"type": "string"}, "example": "5f0c2a91"},
 }
+"""Words in the paths of operations. Symbol and series may have slashes in them."""
 
 
 def choice(name: str, values: Sequence[str], description: str, default: str | None = None) -> Param:
@@ -113,7 +134,7 @@ def choice(name: str, values: Sequence[str], description: str, default: str | No
     )
 
 
-def whole(name: str, low: int, high: int, description: str, default: int) -> Param:
+def whole(name: str, low: int, high: int, description: str, default: int | None = None) -> Param:
     """A whole number within bounds, both included."""
 
     def parse(text: str) -> int:
@@ -128,7 +149,7 @@ def whole(name: str, low: int, high: int, description: str, default: int) -> Par
     )
 
 
-def interval(name: str, intervals: Sequence[Interval], description: str, default: Interval) -> Param:
+def interval(name: str, intervals: Sequence[Interval], description: str, default: Interval | None = None) -> Param:
     """A bar length, in any spelling that `Interval.parse` takes; the document lists the first of each."""
 
     def parse(text: str) -> Interval:
@@ -137,14 +158,15 @@ def interval(name: str, intervals: Sequence[Interval], description: str, default
             raise ValueError(text)
         return found
 
-    names = [i.name for i in intervals]
+    lengths = [i.name for i in intervals]
     return Param(
         name=name,
         description=f"{description} M1 and 1min are other spellings of 1m, and so on.",
-        allowed=f"one of {', '.join(names)}",
-        schema=_with({"type": "string", "enum": names}, default.name),
+        allowed=f"one of {', '.join(lengths)}",
+        schema=_with({"type": "string", "enum": lengths}, None if default is None else default.name),
         parse=parse,
         default=default,
+        required=default is None,
     )
 
 
@@ -152,7 +174,7 @@ _TIMES_NS = parse_ns("1800-01-01"), parse_ns("2200-01-01")
 _PLUS_READ_AS_SPACE = re.compile(r"(.*[Tt].*) (\d{2}:?\d{2})")
 
 
-def time(name: str, argument: str, description: str) -> Param:
+def time(name: str, argument: str, description: str, *, required: bool = False) -> Param:
     """A moment, as nanoseconds; None if absent. A `+` of the offset may come unescaped."""
 
     def parse(text: str) -> int:
@@ -168,25 +190,43 @@ def time(name: str, argument: str, description: str) -> Param:
         allowed="an RFC 3339 time with its UTC offset, such as 2026-11-20T14:30:00Z, or a date; from 1800 to 2199",
         schema={"type": "string", "examples": ["2026-11-20T14:30:00Z", "2026-11-20"]},
         parse=parse,
+        required=required,
     )
 
 
-def symbol_list(name: str, most: int, description: str) -> Param:
-    """Symbols separated by commas; required. Repeated ones count once."""
+def names(name: str, most: int, description: str, *, of: str = "symbols", required: bool = False) -> Param:
+    """Names separated by commas; repeated ones count once. None if absent."""
 
     def parse(text: str) -> list[str]:
-        symbols = list(dict.fromkeys(s.strip() for s in text.split(",")))
-        if len(symbols) > most or not all(symbols):
+        found = list(dict.fromkeys(s.strip() for s in text.split(",")))
+        if len(found) > most or not all(found):
             raise ValueError(text)
-        return symbols
+        return found
 
     return Param(
         name=name,
         description=description,
-        allowed=f"1 to {most} symbols separated by commas",
-        schema={"type": "string", "examples": ["AAPL,BTC-USD"]},
+        allowed=f"1 to {most} {of} separated by commas",
+        schema={"type": "string", "examples": ["AAPL,BTC-USD" if of == "symbols" else "coinbase,simulator"]},
         parse=parse,
-        required=True,
+        required=required,
+    )
+
+
+def text(name: str, most: int, description: str, allowed: str) -> Param:
+    """A word of at most so many characters, not empty; None if absent."""
+
+    def parse(text: str) -> str:
+        if not 0 < len(text) <= most:
+            raise ValueError(text)
+        return text
+
+    return Param(
+        name=name,
+        description=description,
+        allowed=allowed,
+        schema={"type": "string", "minLength": 1, "maxLength": most},
+        parse=parse,
     )
 
 
@@ -221,7 +261,7 @@ def read_query(params: Sequence[Param], query: bytes) -> dict[str, Any]:
 
 _STATUS_WORDS = {
     400: "The body is not JSON",
-    404: "The symbol is not known; `details.near` has similar ones",
+    404: "What the path names is not known; for a symbol, `details.near` has similar ones",
     413: "The body is too large",
     422: "A parameter or field is not allowed; `details` names it, its value and what is",
     503: "Not now; ask again after Retry-After",
@@ -230,7 +270,7 @@ _STATUS_WORDS = {
 
 def openapi_document(operations: Sequence[Operation]) -> dict[str, Any]:
     """The OpenAPI 3.1 document of a table of operations, as plain values."""
-    types = [t for op in operations for t in (op.response, op.body) if t is not None]
+    types = [t for op in operations for t in (op.response, *op.also, op.body) if t is not None]
     types = list(dict.fromkeys([*types, ErrorReply]))
     references, components = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
     schema_of = dict(zip(types, references, strict=True))
@@ -238,7 +278,10 @@ def openapi_document(operations: Sequence[Operation]) -> dict[str, Any]:
     paths: dict[str, dict[str, Any]] = {}
     for op in operations:
         schema = schema_of[op.response] if op.response is not None else {"type": "string"}
+        if op.also:
+            schema = {"anyOf": [schema, *(schema_of[t] for t in op.also)]}
         content = {op.media_type: {"schema": schema}}
+        content |= {media: {"schema": {"type": "string", "format": "binary"}} for media in op.media}
         if op.page is not None:
             content["text/html"] = {"schema": {"type": "string"}}
         entry: dict[str, Any] = {
@@ -246,14 +289,14 @@ def openapi_document(operations: Sequence[Operation]) -> dict[str, Any]:
             "tags": [op.tag],
             "summary": op.summary,
             "responses": {
-                "200": {"description": "What was asked for", "content": content},
+                str(op.status): {"description": "What was asked for", "content": content},
                 **{str(s): {"description": _STATUS_WORDS[s], "content": failure} for s in op.statuses},
                 "default": {"description": "The server failed", "content": failure},
             },
         }
         if op.description:
             entry["description"] = op.description
-        parameters = [SYMBOL] if op.takes_symbol else []
+        parameters = [{"name": name, "in": "path", "required": True, **PATH_PARAMS[name]} for name in op.path_params]
         parameters += [
             {
                 "name": param.name,

@@ -22,7 +22,7 @@ import pyarrow as pa
 
 from marketd.errors import InvalidInput
 from marketd.ingest.symbols import SymbolTable
-from marketd.model import BAR_SCHEMA, BOOK, INTERVALS, TRADE, Bar, BarStatus, Interval, Side, TickBatch
+from marketd.model import BAR_SCHEMA, BOOK, BUILT_INTERVALS, TRADE, Bar, BarStatus, Interval, Side, TickBatch
 from marketd.model.time import NS_PER_MS
 
 __all__ = ["BarBatch", "BarBuilder", "BarConfig"]
@@ -92,6 +92,16 @@ def _concatenate(parts: list[_Records]) -> _Records:
         return parts[0]
     names = ("symbol", *_INTS, *_FLOATS)
     return _Records(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+
+
+def _packed(records: _Records) -> _Records:
+    """The same rows, read-only, with constant columns (one bucket, no sizes) taking no room."""
+    columns = {}
+    for name in ("bucket", "volume", "notional"):
+        column = getattr(records, name)
+        if (column == column[0]).all() or np.isnan(column).all():
+            columns[name] = np.broadcast_to(column[0], len(column))
+    return replace(records, **columns)
 
 
 def _merge(a: _Records, b: _Records) -> _Records:
@@ -241,7 +251,7 @@ class _Level:
     def _close(self, parts: list[_Records]) -> _Records:
         closed = _concatenate(parts)
         np.maximum.at(self.closed_bucket, closed.symbol, closed.bucket)
-        self.recent.append(closed)
+        self.recent.append(_packed(closed))
         return closed
 
     def correct(self, late: _Records, oldest_bucket_ns: int) -> _Records | None:
@@ -253,7 +263,7 @@ class _Level:
         found = np.zeros(len(late), np.bool_)
         corrected: list[_Records] = []
         if self.recent:
-            pool = _concatenate(self.recent)
+            pool = _concatenate([_empty(0), *self.recent])  # a copy: what is packed cannot be written to
             self.recent = [pool]
             order = np.lexsort((pool.bucket, pool.symbol))
             keys = _keys(pool.symbol[order], pool.bucket[order], self.interval)
@@ -430,6 +440,11 @@ class BarBuilder:
         """From `time_ns` on every tick is seen (None: some are being missed). Bars begun before are provisional."""
         self._covered_from_ns = _FOREVER if time_ns is None else time_ns
 
+    @property
+    def covered_since_ns(self) -> int | None:
+        """Since when every tick is seen, None while some are being missed."""
+        return None if self._covered_from_ns == _FOREVER else self._covered_from_ns
+
     def seed(self, bars: Sequence[Bar]) -> None:
         """Go on from bars of 1 m that an earlier run left unfinished."""
         for side in _SIDES:
@@ -437,7 +452,7 @@ class BarBuilder:
             if not mine:
                 continue
             if side not in self._levels:
-                self._levels[side] = [_Level(interval) for interval in INTERVALS]
+                self._levels[side] = [_Level(interval) for interval in BUILT_INTERVALS]
             ids = np.array([self._symbols.add(bar.symbol) for bar in mine], np.intp)
             new = len(self._symbols) - len(self._since_ns)
             self._since_ns = np.append(self._since_ns, np.full(new, _FOREVER))
@@ -457,7 +472,7 @@ class BarBuilder:
                 volume=volume,
                 notional=volume * vwap,
             )
-            self._merge_up(side, INTERVALS.index(_MINUTE), records)
+            self._merge_up(side, BUILT_INTERVALS.index(_MINUTE), records)
 
     def add(self, batch: TickBatch, since_ns: int = 0) -> None:
         """Take accepted ticks. since_ns: from when on the symbols that are new in this batch have been watched."""
@@ -534,7 +549,7 @@ class BarBuilder:
             parts = [part for batch, ids in waiting if (part := _ticks_of(batch, ids, side)) is not None]
             if parts:
                 if side not in self._levels:
-                    self._levels[side] = [_Level(interval) for interval in INTERVALS]
+                    self._levels[side] = [_Level(interval) for interval in BUILT_INTERVALS]
                 ticks = self._in_time(_concatenate(parts))
                 if len(ticks):
                     self._merge_up(side, 0, ticks)
@@ -568,7 +583,7 @@ class BarBuilder:
 
     def _closed(self, side: Side, depth: int, closed: _Records) -> None:
         self._issue(side, depth, closed, "final")
-        if depth + 1 < len(INTERVALS):
+        if depth + 1 < len(BUILT_INTERVALS):
             self._merge_up(side, depth + 1, closed)
 
     def _late(self, side: Side, depth: int, late: _Records) -> None:
@@ -576,17 +591,17 @@ class BarBuilder:
         corrected = level.correct(late, self._oldest(level))
         if corrected is not None:
             self._issue(side, depth, corrected, "corrected")
-        if depth + 1 < len(INTERVALS):
+        if depth + 1 < len(BUILT_INTERVALS):
             self._merge_up(side, depth + 1, late)
 
     def _oldest(self, level: _Level) -> int:
-        if level.interval is not INTERVALS[0]:
+        if level.interval is not BUILT_INTERVALS[0]:
             return self._watermark_ns - self._lateness_ns - level.interval.ns
         oldest_ns = self._watermark_ns - self._lateness_1s_ns - level.interval.ns
         return oldest_ns if self._issue_1s_from_ns is None else max(oldest_ns, self._issue_1s_from_ns)
 
     def _issue(self, side: Side, depth: int, records: _Records, status: BarStatus) -> None:
-        interval = INTERVALS[depth]
+        interval = BUILT_INTERVALS[depth]
         if depth == 0 and self._issue_1s_from_ns is None:
             self._levels[side][0].recent.clear()
             return

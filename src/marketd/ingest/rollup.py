@@ -27,7 +27,7 @@ def roll_up(bars: pa.Table, interval: Interval) -> pa.Table:
     if not bars.num_rows:
         return bars
     ts = bars["ts"].to_numpy().astype(np.int64)
-    bucket = ts - ts % interval.ns
+    bucket = interval.floor(ts)
     starts = np.flatnonzero(np.r_[True, bucket[1:] != bucket[:-1]])
     ends = np.r_[starts[1:], len(ts)] - 1
     volume = _floats(bars["volume"])

@@ -5,28 +5,53 @@ No I/O, no clocks, no asyncio, no other room. What each field means is written i
 
 from marketd.model.bar import BAR_SCHEMA, Bar, BarStatus, Side
 from marketd.model.events import Connected, Disconnected, Ended, Quarantined, SourceEvent
-from marketd.model.interval import INTERVALS, Interval
+from marketd.model.gap import (
+    MISSING_REASONS,
+    AnsweredSpan,
+    BackfillJob,
+    Cursor,
+    JobState,
+    MissingReason,
+    MissingSpan,
+)
+from marketd.model.instrument import Instrument, Name, Tier
+from marketd.model.interval import BUILT_INTERVALS, INTERVALS, Interval
 from marketd.model.quote import Quote, Trade
+from marketd.model.reference import OBSERVATION_SCHEMA, ActionKind, CorporateAction
 from marketd.model.ticks import BOOK, LAST, TRADE, TickBatch
 from marketd.model.time import format_ns, parse_ns
 
 __all__ = [
     "BAR_SCHEMA",
     "BOOK",
+    "BUILT_INTERVALS",
     "INTERVALS",
     "LAST",
+    "MISSING_REASONS",
+    "OBSERVATION_SCHEMA",
     "TRADE",
+    "ActionKind",
+    "AnsweredSpan",
+    "BackfillJob",
     "Bar",
     "BarStatus",
     "Connected",
+    "CorporateAction",
+    "Cursor",
     "Disconnected",
     "Ended",
+    "Instrument",
     "Interval",
+    "JobState",
+    "MissingReason",
+    "MissingSpan",
+    "Name",
     "Quarantined",
     "Quote",
     "Side",
     "SourceEvent",
     "TickBatch",
+    "Tier",
     "Trade",
     "format_ns",
     "parse_ns",

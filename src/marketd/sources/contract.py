@@ -56,6 +56,9 @@ class Subscriptions:
         """What is wanted now, in the order it was first asked for."""
         return tuple(self._symbols)
 
+    def __contains__(self, symbol: str) -> bool:
+        return symbol in self._symbols
+
     @property
     def version(self) -> int:
         """Grows by one with every change."""

@@ -2,10 +2,12 @@
 
 Refuses rows that could not be read back as they were meant: unknown words, absent or infinite prices,
 columns that are not `BAR_SCHEMA`. Whether prices make sense is decided in `ingest`, not here.
+Beside it, the checks of what a reader asks for.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import get_args
 
 import numpy as np
@@ -13,9 +15,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from marketd.errors import InvalidInput
-from marketd.model import BAR_SCHEMA, INTERVALS, BarStatus, Side
+from marketd.model import BAR_SCHEMA, INTERVALS, BarStatus, Interval, Side
 
-__all__ = ["checked_batch", "checked_range"]
+__all__ = ["PRESENCE_BITS_MAX", "checked_batch", "checked_columns", "checked_range", "presence_slots"]
+
+PRESENCE_BITS_MAX = 2**33
+"""The most that one `presence` answers: a gigabyte."""
 
 SIDES: tuple[str, ...] = tuple(sorted(get_args(Side)))
 STATUSES: tuple[str, ...] = get_args(BarStatus)
@@ -68,3 +73,22 @@ def checked_range(start_ns: int, end_ns: int, side: str, limit: int | None, as_o
     if as_of_ns is not None and not _INT64_MIN <= as_of_ns <= _INT64_MAX:
         raise InvalidInput("as_of_ns", as_of_ns, "nanoseconds since 1970, UTC, in 64 bits")
     return max(start_ns, _INT64_MIN), min(end_ns, _INT64_MAX)
+
+
+def checked_columns(columns: Sequence[str] | None) -> list[str]:
+    """The columns a scan gives; all of them for None."""
+    if columns is None:
+        return list(BAR_SCHEMA.names)
+    for name in columns:
+        if name not in BAR_SCHEMA.names:
+            raise InvalidInput("columns", name, f"of {', '.join(BAR_SCHEMA.names)}")
+    return list(columns)
+
+
+def presence_slots(interval: Interval, start_ns: int, end_ns: int, symbols: int) -> tuple[int, int]:
+    """Where the first slot of a `Presence` starts, and how many there are. symbols: how many rows it will have."""
+    first_ns = interval.ceil(start_ns)
+    slots = max(0, -((first_ns - end_ns) // interval.ns))
+    if slots * symbols > PRESENCE_BITS_MAX:
+        raise InvalidInput("end_ns", end_ns, f"a time that makes at most {PRESENCE_BITS_MAX:,} slots of all symbols")
+    return first_ns, slots

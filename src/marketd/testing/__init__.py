@@ -9,18 +9,33 @@ from typing import TYPE_CHECKING, Any
 from marketd.testing.manual_clock import ManualClock
 
 if TYPE_CHECKING:
+    from marketd.testing.records_conformance import RecordsConformance, observation_table
     from marketd.testing.scripted_source import ScriptedSource
     from marketd.testing.source_conformance import SourceConformance, SourceHarness
     from marketd.testing.store_conformance import StoreConformance, bar_table
+    from marketd.testing.store_machine import StoreMachine
 
-__all__ = ["ManualClock", "ScriptedSource", "SourceConformance", "SourceHarness", "StoreConformance", "bar_table"]
+__all__ = [
+    "ManualClock",
+    "RecordsConformance",
+    "ScriptedSource",
+    "SourceConformance",
+    "SourceHarness",
+    "StoreConformance",
+    "StoreMachine",
+    "bar_table",
+    "observation_table",
+]
 
 _MODULE_OF = {
+    "RecordsConformance": "records_conformance",
     "ScriptedSource": "scripted_source",
     "SourceConformance": "source_conformance",
     "SourceHarness": "source_conformance",
     "StoreConformance": "store_conformance",
+    "StoreMachine": "store_machine",
     "bar_table": "store_conformance",
+    "observation_table": "records_conformance",
 }
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -245,6 +246,142 @@ class StoreConformance(ABC):
         assert store.append(bar_table(both)) == 2
         assert _read(store).equals(bar_table(both[1:]))
 
+    def test_a_preferred_provider_is_given_however_old_its_bar(self, store: BarStore) -> None:
+        yahoo, finnhub = _bar(provider="yahoo", close=1.0, as_of=1), _bar(provider="finnhub", close=2.0, as_of=2)
+        sim, alone = _bar(provider="sim", close=3.0, as_of=3), _bar(1, provider="sim")
+        assert store.append(bar_table([yahoo, finnhub, sim, alone])) == 4
+        assert _read(store).equals(bar_table([sim, alone]))
+        assert _read(store, prefer=("yahoo",)).equals(bar_table([yahoo, alone]))
+        assert _read(store, prefer=("nobody", "finnhub", "yahoo")).equals(bar_table([finnhub, alone]))
+        assert _read(store, prefer=("nobody",)).equals(bar_table([sim, alone]))
+        assert _read(store, prefer=("sim",), as_of_ns=yahoo.as_of_ns).equals(bar_table([yahoo]))
+        assert store.cross_section(_M1, _OPENING, prefer=("yahoo",)).equals(bar_table([yahoo]))
+        scanned = list(store.scan(_M1, 0, _FOREVER, prefer=("yahoo",)))
+        assert pa.Table.from_batches(scanned).equals(bar_table([yahoo, alone]))
+
+    def test_a_withdrawn_bar_is_not_given_but_was(self, store: BarStore) -> None:
+        first, gone, back = _bar(as_of=1), _bar(as_of=2, status="withdrawn"), _bar(as_of=3, status="corrected")
+        assert store.append(bar_table([first, _bar(1)])) == 2
+        assert store.append(bar_table([gone])) == 1
+        assert store.append(bar_table([_known(gone, gone.as_of_ns + 1)])) == 0
+        assert _read(store).equals(bar_table([_bar(1)]))
+        assert _read(store, limit=1).equals(bar_table([_bar(1)]))
+        assert _read(store, limit=1, newest_first=True).equals(bar_table([_bar(1)]))
+        assert _read(store, as_of_ns=gone.as_of_ns - 1).equals(bar_table([first]))
+        assert _read(store, as_of_ns=gone.as_of_ns).equals(bar_table([]))
+        assert store.cross_section(_M1, _OPENING).equals(bar_table([]))
+        assert store.versions("AAPL", _M1, _OPENING).equals(bar_table([first, gone]))
+        assert store.append(bar_table([back])) == 1
+        assert _read(store).equals(bar_table([back, _bar(1)]))
+        assert store.versions("AAPL", _M1, _OPENING).equals(bar_table([first, gone, back]))
+
+    def test_withdrawn_by_one_provider_the_bar_of_another_is_given(self, store: BarStore) -> None:
+        mine, theirs = _bar(provider="sim", close=1.0, as_of=2), _bar(provider="yahoo", close=2.0, as_of=1)
+        gone = _bar(provider="sim", close=1.0, as_of=3, status="withdrawn")
+        assert store.append(bar_table([mine, theirs])) == 2
+        assert store.append(bar_table([gone])) == 1
+        assert _read(store, prefer=("sim",)).equals(bar_table([theirs]))
+        assert _read(store, as_of_ns=mine.as_of_ns).equals(bar_table([mine]))
+        assert store.presence(_M1, _OPENING, _OPENING + _MINUTE).of("AAPL").tolist() == [True]
+
+    def test_a_limit_counts_bars_in_force(self, store: BarStore) -> None:
+        bars = [_bar(minute) for minute in range(6)]
+        store.append(bar_table(bars))
+        store.append(bar_table([_bar(minute, as_of=2, status="withdrawn") for minute in (0, 2, 5)]))
+        assert _read(store, limit=2).equals(bar_table([bars[1], bars[3]]))
+        assert _read(store, limit=2, newest_first=True).equals(bar_table([bars[4], bars[3]]))
+
+    def test_a_cross_section_has_all_symbols_at_a_time(self, store: BarStore) -> None:
+        names = ("MSFT", "Ä", "AAPL", "aapl")
+        first = [_bar(symbol=name, close=1.0 + n) for n, name in enumerate(names)]
+        store.append(bar_table([*first, *(_bar(1, symbol=name) for name in names[:2])]))
+        revised = _bar(symbol="MSFT", close=9.0, as_of=5)
+        store.append(bar_table([revised, _bar(symbol="AAPL", side="bid"), _bar(interval="1h", symbol="NEW")]))
+        assert store.cross_section(_M1, _OPENING).equals(bar_table([first[2], revised, first[3], first[1]]))
+        then = store.cross_section(_M1, _OPENING, as_of_ns=revised.as_of_ns - 1)
+        assert then.equals(bar_table([first[2], first[0], first[3], first[1]]))
+        some = store.cross_section(_M1, _OPENING, symbols=["Ä", "none", "MSFT"])
+        assert some.equals(bar_table([revised, first[1]]))
+        assert store.cross_section(_M1, _OPENING, symbols=[]).equals(bar_table([]))
+        assert store.cross_section(_M1, _OPENING - _MINUTE).equals(bar_table([]))
+        assert store.cross_section(_M1, _OPENING, side="ask").equals(bar_table([]))
+
+    def test_versions_are_of_every_provider_in_the_order_they_became_known(self, store: BarStore) -> None:
+        rows = [
+            _bar(provider="sim", close=1.0, as_of=1, status="live"),
+            _bar(provider="yahoo", close=2.0, as_of=1),
+            _bar(provider="sim", close=3.0, as_of=2),
+            _bar(provider="sim", close=3.0, as_of=4, status="withdrawn"),
+        ]
+        store.append(bar_table([rows[3], rows[0], rows[1], _bar(1), _bar(symbol="MSFT"), _bar(side="bid")]))
+        store.append(bar_table([_bar(provider="sim", close=3.0, as_of=2)]))
+        late = _known(rows[2], rows[3].as_of_ns + 1)
+        expected = bar_table([rows[0], rows[1], rows[3], late])
+        assert store.versions("AAPL", _M1, _OPENING).equals(expected)
+        assert store.versions("AAPL", _M1, _OPENING + 1).equals(bar_table([]))
+        assert store.versions("none", _M1, _OPENING).equals(bar_table([]))
+
+    def test_presence_is_a_bit_a_bar(self, store: BarStore) -> None:
+        minutes = [0, 1, 2, 7, 8, 9, 30, 389]
+        store.append(bar_table([_bar(minute) for minute in minutes]))
+        store.append(bar_table([_bar(minute, symbol="MSFT") for minute in (3, 8)]))
+        store.append(bar_table([_bar(5, symbol="IBM", side="bid")]))
+        answer = store.presence(_M1, _OPENING, _OPENING + 390 * _MINUTE)
+        assert (answer.symbols, answer.interval, answer.start_ns, answer.slots) == (
+            ("AAPL", "IBM", "MSFT"),
+            _M1,
+            _OPENING,
+            390,
+        )
+        assert answer.bits.shape == (3, 49)
+        # 0, 1, 2 and 7 are 135 of the first byte, 8 and 9 are 3 of the second, 389 is 32 of the last
+        assert answer.bits[0, [0, 1, 2, 3, 48]].tolist() == [135, 3, 0, 64, 32]
+        assert not answer.bits[1].any()
+        assert answer.bits[2, :2].tolist() == [8, 1]
+        some = store.presence(_M1, _OPENING + 1, _OPENING + 9 * _MINUTE, symbols=["none", "AAPL"])
+        assert (some.symbols, some.start_ns, some.slots) == (("none", "AAPL"), _OPENING + _MINUTE, 8)
+        assert some.bits.tolist() == [[0], [195]]  # minutes 1, 2, 7 and 8: 1 + 2 + 64 + 128
+        assert store.presence(_M1, _OPENING, _OPENING).bits.shape == (3, 0)
+        assert store.presence(_D1, _OPENING, _OPENING + 86_400 * NS_PER_S).bits.tolist() == [[0], [0], [0]]
+
+    def test_presence_forgets_what_was_withdrawn(self, store: BarStore) -> None:
+        store.append(bar_table([_bar(minute) for minute in range(10)]))
+        store.append(bar_table([_bar(minute, as_of=2, status="withdrawn") for minute in (1, 4, 8)]))
+        store.append(bar_table([_bar(4, as_of=3)]))
+        store.append(bar_table([_bar(12, status="withdrawn")]))
+        answer = store.presence(_M1, _OPENING, _OPENING + 16 * _MINUTE)
+        assert np.flatnonzero(answer.of("AAPL")).tolist() == [0, 2, 3, 4, 5, 6, 7, 9]
+        assert store.symbols() == ("AAPL",)
+
+    def test_presence_of_too_much_is_refused(self, store: BarStore) -> None:
+        with pytest.raises(InvalidInput) as refused:
+            store.presence(Interval.parse("1s"), 0, _FOREVER, symbols=["AAPL"])
+        assert refused.value.field == "end_ns"
+
+    def test_a_scan_is_what_reads_give_symbol_by_symbol(self, store: BarStore) -> None:
+        bars = {name: [_bar(minute, symbol=name) for minute in range(4)] for name in ("MSFT", "AAPL", "Ä")}
+        for minute in range(4):
+            store.append(bar_table([bars[name][minute] for name in bars]))
+        store.append(bar_table([_bar(2, symbol="MSFT", as_of=9, status="withdrawn")]))
+        store.append(bar_table([_bar(interval="1d", ts_ns=parse_ns("2026-11-20"))]))
+        batches = [pa.Table.from_batches([batch]) for batch in store.scan(_M1, _OPENING, _OPENING + 3 * _MINUTE)]
+        expected = [bars["AAPL"][:3], bars["MSFT"][:2], bars["Ä"][:3]]
+        assert [table.equals(bar_table(rows)) for table, rows in zip(batches, expected, strict=True)] == [True] * 3
+        some = list(store.scan(_M1, 0, _FOREVER, symbols=["Ä", "none"], columns=["close", "symbol"]))
+        assert [batch.schema.names for batch in some] == [["close", "symbol"]]
+        assert some[0].to_pydict() == {"close": [101.5] * 4, "symbol": ["Ä"] * 4}
+        then = store.scan(_M1, 0, _FOREVER, symbols=["MSFT"], as_of_ns=bars["MSFT"][2].as_of_ns)
+        assert [batch.num_rows for batch in then] == [3]
+        assert list(store.scan(_M1, 0, _OPENING)) == []
+        with pytest.raises(InvalidInput, match="columns: 'price' is not allowed"):
+            list(store.scan(_M1, 0, 1, columns=["price"]))
+
+    def test_stats_count_versions_and_symbols(self, store: BarStore) -> None:
+        assert (store.stats().symbols, store.stats().versions) == (0, 0)
+        store.append(bar_table([_bar(), _bar(1), _bar(symbol="MSFT"), _bar(as_of=2, close=7.0)]))
+        store.append(bar_table([_bar(as_of=3, close=7.0)]))
+        assert (store.stats().symbols, store.stats().versions) == (2, 4)
+
     def test_bars_before_1970_and_long_ago_are_kept(self, store: BarStore) -> None:
         days = [_bar(interval="1d", ts_ns=parse_ns(day)) for day in ("1928-01-03", "1969-12-31", "1970-01-01")]
         assert store.append(bar_table(days)) == 3
@@ -322,6 +459,15 @@ class StoreConformance(ABC):
         store.append(bar_table([_bar()]))
         store.close()
         store.close()
-        for call in (lambda: store.append(bar_table([_bar(1)])), lambda: _read(store), store.symbols):
+        for call in (
+            lambda: store.append(bar_table([_bar(1)])),
+            lambda: _read(store),
+            lambda: store.cross_section(_M1, 0),
+            lambda: list(store.scan(_M1, 0, 1)),
+            lambda: store.versions("AAPL", _M1, 0),
+            lambda: store.presence(_M1, 0, 1),
+            store.symbols,
+            store.stats,
+        ):
             with pytest.raises(StoreError, match="closed"):
                 call()

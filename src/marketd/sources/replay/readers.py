@@ -25,9 +25,9 @@ import pyarrow.parquet as pq
 from marketd.errors import InvalidInput
 from marketd.model import BOOK, LAST, TRADE
 from marketd.model.ticks import F64, I64, NO_TRADE_ID
+from marketd.sources.lines import Block, blocks
 from marketd.sources.replay.config import ReplayFile
 from marketd.sources.replay.layout import BAR_SIDES, OHLC, Layout, guess
-from marketd.sources.replay.lines import Block, blocks
 from marketd.sources.replay.recording import Decoder, Recording, looks_recorded
 from marketd.sources.replay.rows import NO_TIME, Asides, Rows, SymbolTable, corrupt_line, running_key
 from marketd.sources.replay.values import NS_PER_UNIT, TimeColumn, integer, moment, number

@@ -33,9 +33,9 @@ from marketd.model import (
     Trade,
 )
 from marketd.model.ticks import NO_TRADE_ID
+from marketd.sources.lines import Block, blocks
 from marketd.sources.replay.config import ReplayFile
 from marketd.sources.replay.layout import Layout
-from marketd.sources.replay.lines import Block, blocks
 from marketd.sources.replay.rows import NO_TIME, Asides, Rows, SymbolTable, corrupt_line, running_key
 
 __all__ = ["Decoder", "EventLine", "RawLine", "Recording", "TickLine", "looks_recorded"]

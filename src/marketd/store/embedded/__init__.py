@@ -2,5 +2,6 @@
 
 from marketd.store.embedded.config import EmbeddedStoreConfig
 from marketd.store.embedded.engine import EmbeddedStore
+from marketd.store.embedded.verify import Damage, describe, verify
 
-__all__ = ["EmbeddedStore", "EmbeddedStoreConfig"]
+__all__ = ["Damage", "EmbeddedStore", "EmbeddedStoreConfig", "describe", "verify"]

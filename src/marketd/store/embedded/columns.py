@@ -7,27 +7,31 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from marketd.errors import InvalidInput
 from marketd.model import BAR_SCHEMA, INTERVALS
 from marketd.store.batch import SIDES, STATUSES
 
-__all__ = ["Columns", "Names"]
+__all__ = ["DICTIONARY_SCHEMA", "INTERVAL_NAMES", "NO_TRADES", "Columns", "Names", "distinct", "status_codes"]
 
 I64 = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 
 _PROVIDER_BITS, _SIDE_BITS, _INTERVAL_BITS = 12, 2, 5
-_NO_TRADES = np.iinfo(np.int64).min  # stands for null in an int64 column, which has no NaN
-_INTERVAL_NAMES = tuple(i.name for i in INTERVALS)
+NO_TRADES = int(np.iinfo(np.int64).min)
+"""Stands for null in the column of trades: int64 has no NaN."""
+
+INTERVAL_NAMES = tuple(i.name for i in INTERVALS)
 _TS = BAR_SCHEMA.field("ts").type
 _PRICES = ("open", "high", "low", "close", "volume", "vwap")
+_NULLABLE = ("volume", "vwap")
 
 
 class Columns:
@@ -110,8 +114,26 @@ class Columns:
         same: Mask = equal.all(axis=0) & (self.ints[3] == other.ints[3]) & (self.status == other.status)
         return same
 
-    def by_version(self) -> I64:
-        """The order by (series, ts, as_of); rows equal in all three stay in the order they are in."""
+    @property
+    def kind(self) -> I64:
+        """Interval and side as one number, below 128."""
+        return _int64(self.group & ((1 << (_SIDE_BITS + _INTERVAL_BITS)) - 1))
+
+    def by_version(self) -> I64 | None:
+        """The order by (series, ts, as_of), None if they are in it; rows equal in all three stay as they are."""
+        if len(self) < 2:
+            return None
+        later, equal = np.ones(len(self) - 1, np.bool_), np.zeros(len(self) - 1, np.bool_)
+        for column in (self.as_of, self.ts, self.series):
+            equal = column[1:] == column[:-1]
+            later = (column[1:] > column[:-1]) | (equal & later)
+        if later.all():
+            return None
+        if (self.ts == self.ts[0]).all():  # one minute of many symbols: one sort instead of three
+            order = np.argsort(self.series, kind="stable").astype(np.int64, copy=False)
+            series = self.series[order]
+            if (series[1:] != series[:-1]).all():
+                return order
         return np.lexsort((self.as_of, self.ts, self.series)).astype(np.int64, copy=False)
 
     def last_of_key(self) -> Mask:
@@ -124,6 +146,13 @@ class Columns:
         first = np.ones(len(self), np.bool_)
         first[1:] = (self.ints[:2, 1:] != self.ints[:2, :-1]).any(axis=0)
         return first
+
+
+def distinct(values: I64) -> I64:
+    """The different values, ascending. Most columns of codes have one, which is seen without sorting."""
+    if len(values) and (values == values[0]).all():
+        return values[:1].copy()
+    return np.unique(values)
 
 
 def _int64(values: Any) -> I64:
@@ -142,6 +171,11 @@ class _NameTable:
         self._codes: dict[str, int] = {}
         self._lock = threading.Lock()
         self._array = pa.array([], pa.string())
+        self._ranks = np.zeros(0, np.int64)
+        self._last: tuple[Any, I64] | None = None
+
+    def __len__(self) -> int:
+        return len(self.names)
 
     def code(self, name: str) -> int | None:
         return self._codes.get(name)
@@ -162,21 +196,48 @@ class _NameTable:
             return code
 
     def encode(self, array: Any) -> I64:
-        encoded = array.dictionary_encode()
-        codes = np.array(self.add(encoded.dictionary.to_pylist()), np.int64)
-        return _int64(codes[encoded.indices.to_numpy()])
+        """The numbers of an array of names, which may be dictionary-encoded; new names get one."""
+        if pa.types.is_dictionary(array.type):
+            codes = np.array(self.add(array.dictionary.to_pylist()), np.int64)
+            return _int64(codes[array.indices.to_numpy()])
+        last = self._last
+        if last is not None and len(last[0]) == len(array) and last[0].equals(array):
+            return last[1]  # live batches name the same symbols minute after minute
+        if len(array) > 4 * len(self.names):
+            return self.encode(array.dictionary_encode())
+        found = pc.index_in(array, value_set=self._names_array())
+        if found.null_count:
+            return self.encode(array.dictionary_encode())
+        codes: I64 = found.to_numpy().astype(np.int64)
+        codes.flags.writeable = False
+        self._last = array, codes
+        return codes
 
-    def decode(self, codes: I64) -> Any:
+    def _names_array(self) -> Any:
         array = self._array
         if len(array) != len(self.names):
             array = self._array = pa.array(self.names, pa.string())
-        return array.take(codes)
+        return array
+
+    def decode(self, codes: I64) -> Any:
+        return _spelled(self._names_array(), codes)
+
+    def dictionary(self, codes: I64) -> Any:
+        """As `decode`, dictionary-encoded with the names that occur."""
+        if len(codes) and (codes == codes[0]).all():
+            present, indices = codes[:1], np.zeros(len(codes), np.int32)
+        else:
+            present, indices = np.unique(codes, return_inverse=True)
+        return pa.DictionaryArray.from_arrays(pa.array(indices.astype(np.int32)), self._names_array().take(present))
 
     def ranks(self) -> I64:
         """Of each number, the position of its name among the sorted names."""
-        names = list(self.names)
-        ranks = np.empty(len(names), np.int64)
-        ranks[sorted(range(len(names)), key=names.__getitem__)] = np.arange(len(names))
+        ranks = self._ranks
+        if len(ranks) != len(self.names):
+            names = list(self.names)
+            ranks = np.empty(len(names), np.int64)
+            ranks[sorted(range(len(names)), key=names.__getitem__)] = np.arange(len(names))
+            self._ranks = ranks
         return ranks
 
 
@@ -192,7 +253,27 @@ class Names:
         code = self.symbols.code(symbol)
         if code is None:
             return None
-        return (code << _INTERVAL_BITS | _INTERVAL_NAMES.index(interval)) << _SIDE_BITS | SIDES.index(side)
+        return (code << _INTERVAL_BITS | INTERVAL_NAMES.index(interval)) << _SIDE_BITS | SIDES.index(side)
+
+    @staticmethod
+    def kind(interval: str, side: str) -> int:
+        """The `Columns.kind` of an interval and a side."""
+        return INTERVAL_NAMES.index(interval) << _SIDE_BITS | SIDES.index(side)
+
+    @staticmethod
+    def kinds(intervals: I64, sides: I64) -> I64:
+        """The same of numbers of intervals and sides."""
+        return _int64(intervals << _SIDE_BITS | sides)
+
+    @staticmethod
+    def groups(symbols: I64, kinds: Any) -> I64:
+        """The `Columns.group` of numbers of symbols and of kinds."""
+        return _int64(symbols << (_INTERVAL_BITS + _SIDE_BITS) | kinds)
+
+    @staticmethod
+    def series(groups: Any, providers: I64) -> I64:
+        """The `Columns.series` of groups and numbers of providers."""
+        return _int64(groups << _PROVIDER_BITS | providers)
 
     def columns(self, table: pa.Table) -> Columns:
         """Rows of a `BAR_SCHEMA` table (strings may be dictionary-encoded)."""
@@ -202,38 +283,73 @@ class Names:
         rows = Columns.empty(table.num_rows)
         providers = self.providers.encode(column["provider"])
         series = self.symbols.encode(column["symbol"])
-        series = series << _INTERVAL_BITS | _positions(column["interval"], _INTERVAL_NAMES)
-        series = series << _SIDE_BITS | _positions(column["side"], SIDES)
+        series = series << _INTERVAL_BITS | _positions(column["interval"], _INTERVAL_ARRAY)
+        series = series << _SIDE_BITS | _positions(column["side"], _SIDE_ARRAY)
         rows.ints[0] = series << _PROVIDER_BITS | providers
         rows.ints[1] = column["ts"].view(pa.int64()).to_numpy()
         rows.ints[2] = column["as_of"].view(pa.int64()).to_numpy()
-        rows.ints[3] = column["trades"].fill_null(_NO_TRADES).to_numpy()
+        rows.ints[3] = column["trades"].fill_null(NO_TRADES).to_numpy()
         for position, name in enumerate(_PRICES):
             rows.floats[position] = column[name].to_numpy(zero_copy_only=False)
-        rows.status[:] = _positions(column["status"], STATUSES)
+        rows.status[:] = status_codes(column["status"])
         return rows
 
     def table(self, rows: Columns) -> pa.Table:
         """Rows as a `BAR_SCHEMA` table in one chunk; NaN becomes null."""
-        trades = rows.ints[3]
-        columns = {
-            "symbol": self.symbols.decode(rows.symbol),
-            "interval": _INTERVAL_ARRAY.take(rows.interval),
-            "side": _SIDE_ARRAY.take(rows.side),
-            "ts": pa.array(rows.ts).view(_TS),
-            "trades": pa.array(trades, mask=trades == _NO_TRADES),
-            "provider": self.providers.decode(rows.provider),
-            "status": _STATUS_ARRAY.take(rows.status),
-            "as_of": pa.array(rows.as_of).view(_TS),
+        return pa.Table.from_arrays([self._column(rows, name) for name in BAR_SCHEMA.names], schema=BAR_SCHEMA)
+
+    def batch(self, rows: Columns, columns: Sequence[str]) -> pa.RecordBatch:
+        """Some columns of `table`."""
+        schema = pa.schema([BAR_SCHEMA.field(name) for name in columns])
+        return pa.RecordBatch.from_arrays([self._column(rows, name) for name in columns], schema=schema)
+
+    def compact_table(self, rows: Columns) -> pa.Table:
+        """As `table`, with words dictionary-encoded: what a Parquet writer takes most quickly."""
+        words = {
+            "symbol": self.symbols.dictionary(rows.symbol),
+            "interval": pa.DictionaryArray.from_arrays(pa.array(rows.interval.astype(np.int8)), _INTERVAL_ARRAY),
+            "side": pa.DictionaryArray.from_arrays(pa.array(rows.side.astype(np.int8)), _SIDE_ARRAY),
+            "provider": self.providers.dictionary(rows.provider),
+            "status": pa.DictionaryArray.from_arrays(pa.array(rows.status.astype(np.int8)), _STATUS_ARRAY),
         }
-        for position, name in enumerate(_PRICES):
-            columns[name] = pa.array(rows.floats[position], from_pandas=True)
-        return pa.Table.from_arrays([columns[name] for name in BAR_SCHEMA.names], schema=BAR_SCHEMA)
+        arrays = [words[name] if name in words else self._column(rows, name) for name in BAR_SCHEMA.names]
+        return pa.Table.from_arrays(arrays, schema=DICTIONARY_SCHEMA)
+
+    def _column(self, rows: Columns, name: str) -> Any:
+        if name in _PRICES:
+            return pa.array(rows.floats[_PRICES.index(name)], from_pandas=name in _NULLABLE)
+        return _COLUMNS[name](self, rows)
 
 
-_INTERVAL_ARRAY = pa.array(_INTERVAL_NAMES, pa.string())
+def _spelled(words: Any, codes: npt.NDArray[Any]) -> Any:
+    """The words of numbers. Most often all are the same one, which needs no look-up."""
+    if len(codes) > 64 and (codes == codes[0]).all():
+        word = words[int(codes[0])].as_py().encode()
+        if len(word) * len(codes) < 2**31:
+            ends = np.arange(len(codes) + 1, dtype=np.int32) * np.int32(len(word))
+            return pa.StringArray.from_buffers(len(codes), pa.py_buffer(ends), pa.py_buffer(word * len(codes)))
+    return words.take(pa.array(codes))
+
+
+_INTERVAL_ARRAY = pa.array(INTERVAL_NAMES, pa.string())
 _SIDE_ARRAY = pa.array(SIDES, pa.string())
 _STATUS_ARRAY = pa.array(STATUSES, pa.string())
+
+_COLUMNS: dict[str, Callable[[Names, Columns], Any]] = {
+    "symbol": lambda names, rows: names.symbols.decode(rows.symbol),
+    "interval": lambda _, rows: _spelled(_INTERVAL_ARRAY, rows.interval),
+    "side": lambda _, rows: _spelled(_SIDE_ARRAY, rows.side),
+    "ts": lambda _, rows: pa.array(rows.ts).view(_TS),
+    "trades": lambda _, rows: pa.array(rows.ints[3], mask=rows.ints[3] == NO_TRADES),
+    "provider": lambda names, rows: names.providers.decode(rows.provider),
+    "status": lambda _, rows: _spelled(_STATUS_ARRAY, rows.status),
+    "as_of": lambda _, rows: pa.array(rows.as_of).view(_TS),
+}
+
+_WIDTHS = {"symbol": pa.int32(), "interval": pa.int8(), "side": pa.int8(), "provider": pa.int32(), "status": pa.int8()}
+DICTIONARY_SCHEMA: pa.Schema = pa.schema(
+    [f.with_type(pa.dictionary(_WIDTHS[f.name], f.type)) if f.name in _WIDTHS else f for f in BAR_SCHEMA]
+)
 
 
 def _one_chunk(column: Any) -> Any:
@@ -244,7 +360,13 @@ def _one_chunk(column: Any) -> Any:
     return column.combine_chunks()
 
 
-def _positions(array: Any, words: Sequence[str]) -> I64:
-    encoded = array.dictionary_encode()
-    positions = np.array([words.index(word) for word in encoded.dictionary.to_pylist()], np.int64)
-    return _int64(positions[encoded.indices.to_numpy()])
+def _positions(array: Any, words: Any) -> I64:
+    """Of each word, its position in `words`, where all of them are."""
+    if pa.types.is_dictionary(array.type):
+        return _int64(_positions(array.dictionary, words)[array.indices.to_numpy()])
+    return _int64(pc.index_in(array, value_set=words).to_numpy().astype(np.int64))
+
+
+def status_codes(array: Any) -> I64:
+    """Positions in `STATUSES` of an array of status words."""
+    return _positions(array, _STATUS_ARRAY)

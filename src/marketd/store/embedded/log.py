@@ -6,8 +6,12 @@ with a whole frame behind it is not the work of a crash and is never passed over
 
     frame  = magic "MDF1" · payload length u32 · crc32 of payload u32 · crc32 of (the 12 bytes before, offset u64) u32
              · payload, padded to a multiple of 8       (integers little-endian)
-    file   = frame whose payload is an Arrow IPC schema message (metadata `created_ns`)
-             then frames whose payload is one Arrow IPC record batch message of that schema
+    file   = frame whose payload is JSON: format (2), created_ns, and the words that numbers stand for:
+             intervals, sides, statuses
+             then frames of rows
+    rows   = length of the JSON u32 · JSON: rows, and the symbols and providers that occur for the first time in this
+             file, which number themselves from 0 · zeros up to a multiple of 8 · then by column, in the order of
+             `_LAYOUT`, its values
 
 The offset in the header's checksum keeps bytes of one place from passing for a frame in another.
 """
@@ -15,25 +19,94 @@ The offset in the header's checksum keeps bytes of one place from passing for a 
 from __future__ import annotations
 
 import logging
+import mmap
 import os
 import struct
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from zlib import crc32
 
-import pyarrow as pa
+import msgspec
+import numpy as np
 
 from marketd.errors import StoreCorrupt, StoreError
-from marketd.model import BAR_SCHEMA
+from marketd.store.batch import SIDES, STATUSES
+from marketd.store.embedded.columns import I64, INTERVAL_NAMES, Columns, Names, distinct
 from marketd.store.embedded.durable import sync_folder, write_all
 
-__all__ = ["Log"]
+__all__ = ["Log", "log_damage", "log_rows"]
 
 _log = logging.getLogger(__name__)
 
 _MAGIC = b"MDF1"
 _HEADER = struct.Struct("<4sII")
 _CHECK = struct.Struct("<I")
+_LENGTH = struct.Struct("<I")
 _HEADER_BYTES = _HEADER.size + _CHECK.size
+
+
+_LAYOUT: tuple[tuple[str, str], ...] = (
+    ("ts", "<i8"),
+    ("as_of", "<i8"),
+    ("trades", "<i8"),
+    ("open", "<f8"),
+    ("high", "<f8"),
+    ("low", "<f8"),
+    ("close", "<f8"),
+    ("volume", "<f8"),
+    ("vwap", "<f8"),
+    ("symbol", "<u4"),
+    ("provider", "<u2"),
+    ("interval", "<u1"),
+    ("side", "<u1"),
+    ("status", "<u1"),
+)
+"""Column and type. trades: the least int64 for null. volume, vwap: NaN for null."""
+
+_ROW_BYTES = sum(np.dtype(kind).itemsize for _, kind in _LAYOUT)
+_ROWS_AT_ONCE = 8_192
+
+
+class _Head(msgspec.Struct, frozen=True, kw_only=True):
+    format: int
+    created_ns: int
+    intervals: tuple[str, ...]
+    sides: tuple[str, ...]
+    statuses: tuple[str, ...]
+
+
+class _Rows(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    rows: int
+    symbols: tuple[str, ...] = ()
+    providers: tuple[str, ...] = ()
+
+
+class _Numbers:
+    """The numbers that names have in one file, by the numbers they have in this process."""
+
+    def __init__(self) -> None:
+        self._of = np.zeros(0, np.int64)
+        self._count = 0
+
+    def encode(self, codes: I64) -> tuple[I64, I64]:
+        """The file's numbers of these; and those among them that have none yet, which `add` must then be told of."""
+        top = int(codes.max(initial=-1)) + 1
+        if top > len(self._of):
+            self._of = np.append(self._of, np.full(2 * top - len(self._of), -1, np.int64))
+        found = self._of[codes]
+        new = distinct(codes[found < 0])
+        if not len(new):
+            return found, new
+        numbers = self._of.copy()
+        numbers[new] = self._count + np.arange(len(new))
+        return numbers[codes], new
+
+    def add(self, codes: I64) -> None:
+        if len(codes):
+            self.encode(codes)  # makes room
+            self._of[codes] = self._count + np.arange(len(codes))
+            self._count += len(codes)
 
 
 class Log:
@@ -45,6 +118,9 @@ class Log:
         self.created_ns = created_ns
         self._fd = fd
         self._tail_is_clean = True
+        self._buffer = bytearray()
+        self._symbols = _Numbers()
+        self._providers = _Numbers()
 
     @classmethod
     def create(cls, path: Path, created_ns: int) -> Log:
@@ -52,9 +128,9 @@ class Log:
         fd = -1
         try:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
-            schema = BAR_SCHEMA.with_metadata({"created_ns": str(created_ns)})
-            head = _frame(schema.serialize().to_pybytes(), 0)
-            write_all(fd, head, 0)
+            head = _Head(format=2, created_ns=created_ns, intervals=INTERVAL_NAMES, sides=SIDES, statuses=STATUSES)
+            frame = _frame(msgspec.json.encode(head), 0)
+            write_all(fd, frame, 0)
             os.fdatasync(fd)
             sync_folder(path.parent)
         except OSError as error:
@@ -62,31 +138,33 @@ class Log:
                 os.close(fd)
             path.unlink(missing_ok=True)
             raise StoreError(str(path), f"cannot create the log: {error.strerror}") from error
-        return cls(path, fd, len(head), created_ns)
+        return cls(path, fd, len(frame), created_ns)
 
     @classmethod
-    def open(cls, path: Path, *, last: bool) -> tuple[Log | None, list[pa.RecordBatch]]:
-        """The log and its batches; None instead of the log if not even its beginning was written whole.
+    def open(cls, path: Path, names: Names, *, last: bool) -> tuple[Log | None, int, Iterator[Columns]]:
+        """The log, how many rows it has, and these, some thousands at a time, each time in the order `by_version`.
 
-        last: no log was begun after this one, so its end may be torn. Raises StoreCorrupt.
+        None instead of the log if not even its beginning was written whole. last: no log was begun after this one,
+        so its end may be torn, and is then cut off. Raises StoreCorrupt, StoreError.
         """
-        data = path.read_bytes()
-        payloads: list[tuple[int, int]] = []
-        offset = 0
-        while (end := _whole_frame(data, offset)) is not None:
-            payloads.append((offset + _HEADER_BYTES, end))
-            offset = end
+        data = _content(path)
+        frames, offset = _frames(data)
         if offset < len(data):
             _refuse_damage(path, data, offset, last=last)
-        elif not payloads and not last:
+        elif not frames and not last:
             raise StoreCorrupt(str(path), "the log is empty, yet a later one exists")
-        if not payloads:
-            return None, []
-        buffer = pa.py_buffer(data)
-        schema = pa.ipc.read_schema(buffer.slice(payloads[0][0], payloads[0][1] - payloads[0][0]))
-        if not schema.equals(BAR_SCHEMA):
-            raise StoreCorrupt(str(path), "the log has columns that this version does not know")
-        batches = [pa.ipc.read_record_batch(buffer.slice(start, end - start), schema) for start, end in payloads[1:]]
+        if not frames:
+            return None, 0, iter(())
+        try:
+            head = msgspec.json.decode(_text(data, *frames[0]), type=_Head)
+            rows = [_rows_of(data, start) for start, _ in frames[1:]]
+            translated = {
+                "interval": np.array([INTERVAL_NAMES.index(word) for word in head.intervals], np.int64),
+                "side": np.array([SIDES.index(word) for word in head.sides], np.int64),
+                "status": np.array([STATUSES.index(word) for word in head.statuses], np.uint8),
+            }
+        except (msgspec.DecodeError, struct.error, ValueError) as error:
+            raise StoreCorrupt(str(path), f"the log is of a kind that this version does not know: {error}") from error
         fd = os.open(path, os.O_RDWR)
         try:
             if offset < len(data):
@@ -95,11 +173,39 @@ class Log:
         except OSError as error:
             os.close(fd)
             raise StoreError(str(path), f"cannot cut off the torn end: {error.strerror}") from error
-        return cls(path, fd, offset, int(schema.metadata[b"created_ns"])), batches
+        log = cls(path, fd, offset, head.created_ns)
+        return log, sum(r.rows for r, _ in rows), log._columns(data, rows, translated, names)
 
-    def append(self, batch: pa.RecordBatch) -> None:
+    def _columns(
+        self, data: Any, rows: list[tuple[_Rows, int]], translated: dict[str, Any], names: Names
+    ) -> Iterator[Columns]:
+        symbols: list[int] = []
+        providers: list[int] = []
+        for described, _ in rows:
+            symbols += names.symbols.add(described.symbols)
+            providers += names.providers.add(described.providers)
+        self._symbols.add(np.array(symbols, np.int64))
+        self._providers.add(np.array(providers, np.int64))
+        translated |= {"symbol": np.array(symbols, np.int64), "provider": np.array(providers, np.int64)}
+        parts: list[Columns] = []
+        for described, start in rows:
+            parts.append(_decoded(data, described.rows, start, translated))
+            if sum(map(len, parts)) >= _ROWS_AT_ONCE:
+                yield _ordered(parts)
+                parts = []
+        if parts:
+            yield _ordered(parts)
+
+    def append(self, rows: Columns, names: Names) -> None:
         """Write one frame and return when it is durable. Raises StoreError; the log is then as it was before."""
-        frame = _frame(batch.serialize().to_pybytes(), self.size)
+        symbols, new_symbols = self._symbols.encode(rows.symbol)
+        providers, new_providers = self._providers.encode(rows.provider)
+        described = _Rows(
+            rows=len(rows),
+            symbols=tuple(names.symbols.names[code] for code in new_symbols.tolist()),
+            providers=tuple(names.providers.names[code] for code in new_providers.tolist()),
+        )
+        frame = self._filled_frame(msgspec.json.encode(described), rows, symbols, providers)
         try:
             if not self._tail_is_clean:
                 os.ftruncate(self._fd, self.size)
@@ -117,8 +223,42 @@ class Log:
             raise StoreError(str(self.path), reason) from error
         self._tail_is_clean = True
         self.size += len(frame)
+        self._symbols.add(new_symbols)
+        self._providers.add(new_providers)
+
+    def _filled_frame(self, text: bytes, rows: Columns, symbols: I64, providers: I64) -> memoryview:
+        """The frame of these rows, in the one buffer that is used again: fresh memory costs more than filling it."""
+        columns: dict[str, Any] = {
+            "ts": rows.ts,
+            "as_of": rows.as_of,
+            "trades": rows.ints[3],
+            "symbol": symbols,
+            "provider": providers,
+            "interval": rows.interval,
+            "side": rows.side,
+            "status": rows.status,
+        }
+        columns |= {name: rows.floats[position] for position, (name, _) in enumerate(_LAYOUT[3:9])}
+        begin = _LENGTH.pack(len(text)) + text
+        begin += b"\0" * (-len(begin) % 8)
+        length = len(begin) + len(rows) * _ROW_BYTES
+        length += -length % 8
+        if len(self._buffer) < _HEADER_BYTES + length:
+            self._buffer = bytearray(_HEADER_BYTES + length + length // 8)
+        view = memoryview(self._buffer)[: _HEADER_BYTES + length]
+        view[_HEADER_BYTES : _HEADER_BYTES + len(begin)] = begin
+        place = _HEADER_BYTES + len(begin)
+        for name, kind in _LAYOUT:
+            column = np.frombuffer(self._buffer, kind, len(rows), place)
+            column[:] = columns[name]
+            place += column.nbytes
+        view[place:] = bytes(len(view) - place)
+        header = _HEADER.pack(_MAGIC, length, crc32(view[_HEADER_BYTES:]))
+        view[:_HEADER_BYTES] = header + _CHECK.pack(_header_check(header, self.size))
+        return view
 
     def close(self) -> None:
+        self._buffer = bytearray()
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
@@ -128,6 +268,81 @@ class Log:
         self.close()
         self.path.unlink(missing_ok=True)
         sync_folder(self.path.parent)
+
+
+def log_damage(path: Path) -> str | None:
+    """What is wrong with a log, None if every frame is whole. Raises OSError."""
+    data = path.read_bytes()  # not mapped: the owner may cut the file off meanwhile
+    _, offset = _frames(data)
+    if offset == len(data):
+        return None
+    try:
+        _refuse_damage(path, data, offset, last=True, warn=False)
+    except StoreCorrupt as error:
+        return error.reason
+    return f"the frame at byte {offset} is damaged or was never finished; none follows"
+
+
+def log_rows(path: Path) -> int:
+    """How many rows a log has, of its whole frames. Raises OSError, StoreCorrupt."""
+    data = path.read_bytes()
+    frames, _ = _frames(data)
+    try:
+        return sum(_rows_of(data, start)[0].rows for start, _ in frames[1:])
+    except (msgspec.DecodeError, struct.error) as error:
+        raise StoreCorrupt(str(path), f"the log is of a kind that this version does not know: {error}") from error
+
+
+def _content(path: Path) -> Any:
+    """The bytes of a file, which are not read before they are needed."""
+    with path.open("rb") as file:
+        if os.fstat(file.fileno()).st_size == 0:
+            return b""
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+def _frames(data: Any) -> tuple[list[tuple[int, int]], int]:
+    """Start and end of the payload of each undamaged frame from the beginning, and where they end."""
+    found: list[tuple[int, int]] = []
+    offset = 0
+    while (end := _whole_frame(data, offset)) is not None:
+        found.append((offset + _HEADER_BYTES, end))
+        offset = end
+    return found, offset
+
+
+def _text(data: Any, start: int, end: int) -> bytes:
+    return bytes(data[start:end]).rstrip(b"\0")
+
+
+def _rows_of(data: Any, start: int) -> tuple[_Rows, int]:
+    """What a frame of rows says of itself, and where its columns start."""
+    (length,) = _LENGTH.unpack_from(data, start)
+    start += _LENGTH.size
+    described = msgspec.json.decode(data[start : start + length], type=_Rows)
+    return described, start + length + -(_LENGTH.size + length) % 8
+
+
+def _decoded(data: Any, count: int, start: int, translated: dict[str, Any]) -> Columns:
+    rows = Columns.empty(count)
+    columns: dict[str, Any] = {}
+    for name, kind in _LAYOUT:
+        columns[name] = np.frombuffer(data, kind, count, start)
+        start += columns[name].nbytes
+    word = {name: codes[columns[name]] for name, codes in translated.items()}
+    groups = Names.groups(word["symbol"], Names.kinds(word["interval"], word["side"]))
+    rows.ints[0] = Names.series(groups, word["provider"])
+    rows.ints[1], rows.ints[2], rows.ints[3] = columns["ts"], columns["as_of"], columns["trades"]
+    for position, (name, _) in enumerate(_LAYOUT[3:9]):
+        rows.floats[position] = columns[name]
+    rows.status[:] = word["status"]
+    return rows
+
+
+def _ordered(parts: list[Columns]) -> Columns:
+    rows = Columns.concat(parts)
+    order = rows.by_version()
+    return rows if order is None else rows.take(order)
 
 
 def _frame(payload: bytes, offset: int) -> bytes:
@@ -140,7 +355,7 @@ def _header_check(header: bytes, offset: int) -> int:
     return crc32(offset.to_bytes(8, "little"), crc32(header))
 
 
-def _whole_frame(data: bytes, offset: int) -> int | None:
+def _whole_frame(data: Any, offset: int) -> int | None:
     """Where the frame at `offset` ends, None if there is no undamaged frame."""
     header = data[offset : offset + _HEADER.size]
     start = offset + _HEADER_BYTES
@@ -155,7 +370,7 @@ def _whole_frame(data: bytes, offset: int) -> int | None:
     return end
 
 
-def _refuse_damage(path: Path, data: bytes, offset: int, *, last: bool) -> None:
+def _refuse_damage(path: Path, data: Any, offset: int, *, last: bool, warn: bool = True) -> None:
     """Raise StoreCorrupt unless what is at `offset` can be the torn last frame of the last log."""
     later = data.find(_MAGIC, offset + 1)
     while later >= 0 and _whole_frame(data, later) is None:
@@ -164,4 +379,5 @@ def _refuse_damage(path: Path, data: bytes, offset: int, *, last: bool) -> None:
         raise StoreCorrupt(str(path), f"the frame at byte {offset} is damaged; an undamaged one follows at {later}")
     if not last:
         raise StoreCorrupt(str(path), f"the frame at byte {offset} is damaged, and a later log exists")
-    _log.warning("%s: cut off %d bytes of an unfinished write at byte %d", path, len(data) - offset, offset)
+    if warn:
+        _log.warning("%s: cut off %d bytes of an unfinished write at byte %d", path, len(data) - offset, offset)

@@ -1,185 +1,563 @@
 """Sealed files: Parquet that is written once, sorted, listed in the manifest and never changed.
 
-`write_sealed` makes them of the rows of one log; `SealedReader` finds rows in them. The layout is public
-and described in ``docs/store-layout.md``: change both together.
+`SealedWriter` writes one and its coverage, `write_parts` all those of one log; `SealedReader` finds rows in them. The
+layout is public and described in ``docs/store-layout.md``: change both together.
 """
 
 from __future__ import annotations
 
+import io
+import os
 import threading
-from bisect import bisect_left, bisect_right
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from marketd.errors import StoreCorrupt
-from marketd.model import BAR_SCHEMA, INTERVALS
-from marketd.store.embedded.columns import I64, Columns, Names
+from marketd.model import BAR_SCHEMA, INTERVALS, Interval
+from marketd.store.batch import SIDES
+from marketd.store.embedded.columns import DICTIONARY_SCHEMA, I64, NO_TRADES, Columns, Names, distinct, status_codes
 from marketd.store.embedded.config import EmbeddedStoreConfig
-from marketd.store.embedded.durable import make_folder, replace_file
-from marketd.store.embedded.manifest import SealedFile
+from marketd.store.embedded.coverage import BLOCK_BYTES, Blocks
+from marketd.store.embedded.durable import make_folder, sync_folder
+from marketd.store.embedded.manifest import FileKind, SealedFile, Span
 
-__all__ = ["FOLDER", "SealedReader", "write_sealed"]
+__all__ = ["FOLDERS", "SealedReader", "SealedWriter", "first_days", "folder_of", "span_at", "span_end", "write_parts"]
 
-FOLDER = "bars"
-_WORDS = ["symbol", "interval", "side", "provider", "status"]
-_SYMBOL_COLUMN, _TS_COLUMN = BAR_SCHEMA.get_field_index("symbol"), BAR_SCHEMA.get_field_index("ts")
+FOLDERS: dict[FileKind, str] = {"part": "bars", "current": "bars", "superseded": "history", "by_time": "bytime"}
+"""Where files of each kind are, below the data directory."""
+
+_NS_PER_HOUR, _NS_PER_DAY = 3_600 * 10**9, 86_400 * 10**9
+_TS_COLUMN = BAR_SCHEMA.get_field_index("ts")
+_PRICES = ("open", "high", "low", "close", "volume", "vwap")
+_READ = ["ts", *_PRICES, "trades", "provider", "status", "as_of"]
 _FORMAT: dict[str, Any] = {
     "compression": "zstd",
     "compression_level": 1,
-    "use_dictionary": _WORDS,
+    "use_dictionary": ["symbol", "interval", "side", "provider", "status"],
     "column_encoding": dict.fromkeys(("ts", "as_of", "trades"), "DELTA_BINARY_PACKED"),
     "write_page_checksum": True,
+    "store_schema": False,
 }
-_NS_PER_HOUR, _NS_PER_DAY = 3_600 * 10**9, 86_400 * 10**9
+_ROW_GROUP_ROWS_MAX = 131_072
+
+_COVERAGE_SCHEMA: pa.Schema = pa.schema(
+    [
+        pa.field("symbol", pa.dictionary(pa.int32(), pa.string()), nullable=False),
+        pa.field("side", pa.string(), nullable=False),
+        pa.field("block", pa.int64(), nullable=False),
+        pa.field("rows", pa.int64(), nullable=False),
+        pa.field("bits", pa.binary(BLOCK_BYTES), nullable=False),
+        pa.field("withdrawn", pa.binary(BLOCK_BYTES)),
+    ]
+)
 
 
-def write_sealed(
+# -- which file a row belongs to ----------------------------------------------------------------------------------
+
+
+def span_at(interval: Interval, first_day: int, today: int, day_files: int) -> Span:
+    """How much time the file of `first_day` holds at `today`: longer intervals and older times have longer files."""
+    year = np.datetime64(first_day, "D").astype("datetime64[Y]")
+    if interval.ns >= _NS_PER_DAY or _day(year + 1) + day_files <= today:
+        return "year"
+    month = np.datetime64(first_day, "D").astype("datetime64[M]")
+    if interval.ns >= _NS_PER_HOUR or _day(month + 1) + day_files <= today:
+        return "month"
+    return "day"
+
+
+def span_end(first_day: int, span: Span) -> int:
+    """The day after the last one that a file holds."""
+    unit = {"day": "D", "month": "M", "year": "Y"}[span]
+    return _day(np.datetime64(first_day, "D").astype(f"datetime64[{unit}]") + 1)
+
+
+def first_days(days: Any, span: Span) -> I64:
+    """The first day of the file that holds each of these days."""
+    unit = {"day": "D", "month": "M", "year": "Y"}[span]
+    starts = np.asarray(days, np.int64).astype("datetime64[D]").astype(f"datetime64[{unit}]")
+    return np.asarray(starts.astype("datetime64[D]").astype(np.int64))
+
+
+def _day(date: np.datetime64) -> int:
+    return int(date.astype("datetime64[D]").astype(np.int64))
+
+
+def folder_of(kind: FileKind, interval: str, first_day: int) -> str:
+    return f"{FOLDERS[kind]}/interval={interval}/date={np.datetime64(first_day, 'D')}"
+
+
+# -- writing ------------------------------------------------------------------------------------------------------
+
+
+def _no_step(_step: str) -> None:
+    pass
+
+
+class _Sink(io.RawIOBase):
+    """A file being written under a temporary name, with the checksum of what went into it."""
+
+    def __init__(self, path: Path) -> None:
+        make_folder(path.parent)
+        self.path = path
+        self.temporary = path.with_name(path.name + ".tmp")
+        self.check = 0
+        self.size = 0
+        self._file = self.temporary.open("wb", buffering=0)
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data)
+        self.check = crc32(view, self.check)
+        self.size += len(view)
+        left = view
+        while left:
+            left = left[self._file.write(left) :]
+        return len(view)
+
+    def tell(self) -> int:
+        return self.size
+
+    def sync(self) -> None:
+        os.fsync(self._file.fileno())
+        self._file.close()
+
+    def discard(self) -> None:
+        self._file.close()
+        self.temporary.unlink(missing_ok=True)
+
+
+class SealedWriter:
+    """Writes rows that come in the order of the file; `finish` makes them a durable file, `discard` forgets them.
+
+    Each call of `write` must bring all rows of its symbols, but for copies by time.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        path: str,
+        kind: FileKind,
+        interval: str,
+        span: Span,
+        first_day: int,
+        names: Names,
+        config: EmbeddedStoreConfig,
+        *,
+        log: int = 0,
+        on_step: Callable[[str], None] = _no_step,
+    ) -> None:
+        self.rows = 0
+        self._about: dict[str, Any] = {
+            "path": path,
+            "kind": kind,
+            "interval": interval,
+            "span": span,
+            "first_day": first_day,
+            "log": log,
+        }
+        self._names = names
+        self._config = config
+        self._on_step = on_step
+        self._pending: list[Columns] = []
+        self._waiting = 0
+        self._blocks: list[Blocks] | None = None if kind == "by_time" else []
+        self._sinks = [_Sink(root / path)]
+        self._ranges: list[tuple[int, int, int, int]] = []
+        self._symbols: set[int] = set()
+        self._parquet = pq.ParquetWriter(pa.PythonFile(self._sinks[0], "w"), DICTIONARY_SCHEMA, **_FORMAT)
+
+    def write(self, rows: Columns) -> None:
+        """Raises OSError."""
+        if not len(rows):
+            return
+        self.rows += len(rows)
+        self._ranges.append((int(rows.ts.min()), int(rows.ts.max()), int(rows.as_of.min()), int(rows.as_of.max())))
+        self._symbols.update(distinct(rows.symbol).tolist())
+        if self._blocks is not None:
+            self._blocks.append(Blocks.of(rows))
+        self._pending.append(rows)
+        self._waiting += len(rows)
+        if self._waiting >= self._config.row_group_rows:
+            self._write_row_groups(Columns.concat(self._pending), last=False)
+
+    def _write_row_groups(self, rows: Columns, *, last: bool) -> None:
+        ends = np.append(np.flatnonzero(np.diff(rows.symbol)) + 1, len(rows))
+        if self._blocks is None:
+            ends = np.arange(1, len(rows) + 1)
+        start = 0
+        while len(rows) - start >= (1 if last else self._config.row_group_rows):
+            place = int(np.searchsorted(ends, start + self._config.row_group_rows))
+            stop = int(ends[min(place, len(ends) - 1)])
+            stop = min(stop, start + max(_ROW_GROUP_ROWS_MAX, self._config.row_group_rows))
+            table = self._names.compact_table(rows.take(slice(start, stop)))
+            self._parquet.write_table(table, row_group_size=stop - start)
+            start = stop
+        self._pending = [rows.take(slice(start, None))]
+        self._waiting = len(rows) - start
+
+    def finish(self) -> SealedFile:
+        """Raises OSError."""
+        if self._waiting:
+            self._write_row_groups(Columns.concat(self._pending), last=True)
+        self._parquet.close()
+        path = self._sinks[0].path
+        if self._blocks is not None:
+            self._sinks.append(_Sink(path.with_suffix(".coverage")))
+            _write_coverage(self._sinks[1], self._blocks, self._names)
+        for sink in self._sinks:
+            sink.sync()
+        self._on_step("part_written")
+        for sink in self._sinks:
+            sink.temporary.replace(sink.path)
+        sync_folder(path.parent)
+        self._on_step("part_renamed")
+        spelled = sorted(self._names.symbols.names[code] for code in self._symbols)
+        least, most = np.min(self._ranges, axis=0), np.max(self._ranges, axis=0)
+        return SealedFile(
+            **self._about,
+            rows=self.rows,
+            bytes=self._sinks[0].size,
+            crc32=self._sinks[0].check,
+            coverage_bytes=self._sinks[1].size if self._blocks is not None else 0,
+            coverage_crc32=self._sinks[1].check if self._blocks is not None else 0,
+            ts_min_ns=int(least[0]),
+            ts_max_ns=int(most[1]),
+            as_of_min_ns=int(least[2]),
+            as_of_max_ns=int(most[3]),
+            symbol_min=spelled[0],
+            symbol_max=spelled[-1],
+        )
+
+    def discard(self) -> None:
+        self._parquet.is_open = False  # or it would finish the file when it is collected
+        for sink in self._sinks:
+            sink.discard()
+
+
+def _write_coverage(sink: _Sink, parts: list[Blocks], names: Names) -> None:
+    groups = np.concatenate([part.groups for part in parts])
+    bits = np.concatenate([part.bits for part in parts])
+    arrays = [
+        names.symbols.dictionary(groups >> 7),
+        pa.array(SIDES).take(pa.array(groups & 3)),
+        pa.array(np.concatenate([part.blocks for part in parts])),
+        pa.array(np.concatenate([part.rows for part in parts])),
+        pa.FixedSizeBinaryArray.from_buffers(pa.binary(BLOCK_BYTES), len(bits), [None, pa.py_buffer(bits.tobytes())]),
+        pa.nulls(len(bits), pa.binary(BLOCK_BYTES)),
+    ]
+    if any(part.withdrawn is not None for part in parts):
+        gone = np.concatenate([np.zeros_like(p.bits) if p.withdrawn is None else p.withdrawn for p in parts])
+        has: Any = gone.any(axis=1)
+        full = pa.FixedSizeBinaryArray.from_buffers(
+            pa.binary(BLOCK_BYTES), len(gone), [None, pa.py_buffer(gone.tobytes())]
+        )
+        arrays[5] = pc.if_else(pa.array(has), full, None)
+    table = pa.Table.from_arrays(arrays, schema=_COVERAGE_SCHEMA)
+    pq.write_table(
+        table,
+        pa.PythonFile(sink, "w"),
+        compression="zstd",
+        compression_level=1,
+        use_dictionary=["symbol", "side"],
+        write_statistics=False,
+        write_page_checksum=True,
+        store_schema=False,
+    )
+
+
+def write_parts(
     root: Path,
     log_number: int,
+    today: int,
     rows: Columns,
     names: Names,
     config: EmbeddedStoreConfig,
     on_step: Callable[[str], None],
 ) -> tuple[SealedFile, ...]:
-    """Write the rows of a log as durable files under `root`; one per interval and period. Raises OSError.
+    """Write the rows of a log as durable files under `root`; one per interval and span of time. Raises OSError.
 
-    Names depend on the log and its rows alone: done again after a crash, it replaces whatever was left behind,
-    finished or not.
+    today: the day the log was begun. Names depend on the log and its rows alone: done again after a crash, it
+    replaces whatever was left behind, finished or not.
     """
+    days = rows.ts // _NS_PER_DAY
+    words: tuple[Span, ...] = ("day", "month", "year")
+    places, of_row = np.unique(days * len(INTERVALS) + rows.interval, return_inverse=True)
+    found = []
+    for place in places.tolist():
+        day, code = divmod(place, len(INTERVALS))
+        span = span_at(INTERVALS[code], day, today, config.day_files)
+        found.append((int(first_days(day, span)), words.index(span)))
+    firsts, spans = np.array(found, np.int64)[of_row].T
     ranks = names.symbols.ranks()
-    periods = _periods(rows)
-    order = np.lexsort((rows.as_of, rows.ts, rows.side, ranks[rows.symbol], periods, rows.interval))
-    rows, periods = rows.take(order), periods[order]
-    bounds = np.flatnonzero((np.diff(rows.interval) != 0) | (np.diff(periods) != 0)) + 1
+    order = np.lexsort((rows.as_of, rows.ts, rows.side, ranks[rows.symbol], spans, firsts, rows.interval))
+    rows, firsts, spans = rows.take(order), firsts[order], spans[order]
+    cuts = (np.diff(rows.interval) != 0) | (np.diff(firsts) != 0) | (np.diff(spans) != 0)
+    bounds = (np.flatnonzero(cuts) + 1).tolist()
     sealed = []
-    for start, end in zip([0, *bounds.tolist()], [*bounds.tolist(), len(rows)], strict=True):
-        part = rows.take(slice(start, end))
-        interval = INTERVALS[int(part.interval[0])].name
-        date = str(np.datetime64(int(periods[start]), "D"))
-        path = f"{FOLDER}/interval={interval}/date={date}/part-{log_number:06d}.parquet"
-        table = names.table(part)
-        data = _parquet(table, config)
-        make_folder((root / path).parent)
-        replace_file(root / path, data, before_rename=lambda: on_step("part_written"))
-        on_step("part_renamed")
-        sealed.append(
-            SealedFile(
-                path=path,
-                interval=interval,
-                rows=len(part),
-                bytes=len(data),
-                ts_min_ns=int(part.ts.min()),
-                ts_max_ns=int(part.ts.max()),
-                as_of_min_ns=int(part.as_of.min()),
-                symbol_min=table.column("symbol")[0].as_py(),
-                symbol_max=table.column("symbol")[-1].as_py(),
-            )
+    for start, end in zip([0, *bounds], [*bounds, len(rows)], strict=True):
+        interval, first_day = INTERVALS[int(rows.interval[start])].name, int(firsts[start])
+        span = words[int(spans[start])]
+        path = f"{folder_of('part', interval, first_day)}/{span}-part-{log_number:06d}.parquet"
+        writer = SealedWriter(
+            root, path, "part", interval, span, first_day, names, config, log=log_number, on_step=on_step
         )
+        try:
+            writer.write(rows.take(slice(start, end)))
+            sealed.append(writer.finish())
+        except BaseException:
+            writer.discard()
+            raise
     return tuple(sealed)
 
 
-def _periods(rows: Columns) -> I64:
-    """The first day of the period that a row is filed under, in days since 1970: a day, a month for hours, a year
-    for days, so that a file holds a number of rows that is worth a file.
-    """
-    day = (rows.ts // _NS_PER_DAY).astype("datetime64[D]")
-    length = np.array([i.ns for i in INTERVALS])[rows.interval]
-    month = day.astype("datetime64[M]").astype("datetime64[D]")
-    year = day.astype("datetime64[Y]").astype("datetime64[D]")
-    return np.where(length >= _NS_PER_DAY, year, np.where(length >= _NS_PER_HOUR, month, day)).astype(np.int64)
+# -- reading ------------------------------------------------------------------------------------------------------
 
 
-def _parquet(table: pa.Table, config: EmbeddedStoreConfig) -> bytes:
-    sink = pa.BufferOutputStream()
-    pq.write_table(
-        table,
-        sink,
-        row_group_size=config.row_group_rows,
-        **_FORMAT,
-    )
-    data: bytes = sink.getvalue().to_pybytes()
-    return data
+class _Shape:
+    """Where a file's rows are: of each row group the first row and the range of ts, of each group its rows."""
 
+    __slots__ = ("_order", "_sorted", "group_starts", "groups", "metadata", "row_groups", "ts_max", "ts_min")
 
-class _Footer:
-    """A file's metadata, and of each row group the first and last symbol and the least and greatest ts."""
-
-    __slots__ = ("metadata", "ranges")
-
-    def __init__(self, metadata: pq.FileMetaData) -> None:
+    def __init__(self, metadata: pq.FileMetaData, blocks: Blocks | None) -> None:
         self.metadata = metadata
-        self.ranges: list[tuple[str, str, int, int]] = []
+        counts, least, most = [], [], []
         for number in range(metadata.num_row_groups):
             group = metadata.row_group(number)
-            symbol: Any = group.column(_SYMBOL_COLUMN).statistics
+            counts.append(group.num_rows)
             ts: Any = group.column(_TS_COLUMN).statistics
-            self.ranges.append((symbol.min, symbol.max, ts.min_raw, ts.max_raw))
+            least.append(ts.min_raw)
+            most.append(ts.max_raw)
+        self.row_groups = np.append(0, np.cumsum(counts)).astype(np.int64)
+        self.ts_min, self.ts_max = np.array(least, np.int64), np.array(most, np.int64)
+        if blocks is None:
+            self.groups = self.group_starts = self._order = self._sorted = np.zeros(0, np.int64)
+            return
+        first = np.ones(len(blocks.groups), np.bool_)
+        first[1:] = blocks.groups[1:] != blocks.groups[:-1]
+        at = np.flatnonzero(first)
+        self.groups = blocks.groups[at]
+        self.group_starts = np.append(np.append(0, np.cumsum(blocks.rows))[at], blocks.rows.sum())
+        self._order = np.argsort(self.groups)
+        self._sorted = self.groups[self._order]
+
+    def rows_of(self, group: int) -> tuple[int, int]:
+        """First row and the one after the last of a group; equal if it has none."""
+        at = int(np.searchsorted(self._sorted, group))
+        if at == len(self._sorted) or self._sorted[at] != group:
+            return 0, 0
+        place = int(self._order[at])
+        return int(self.group_starts[place]), int(self.group_starts[place + 1])
+
+    def holding(self, groups: I64, ts_min_ns: int, ts_max_ns: int) -> list[int]:
+        """The row groups that can hold one of these groups at a ts within the bounds."""
+        places = np.flatnonzero(np.isin(self.groups, groups))
+        wanted = np.zeros(len(self.row_groups), np.bool_)
+        first = np.searchsorted(self.row_groups, self.group_starts[places], "right") - 1
+        last = np.searchsorted(self.row_groups, self.group_starts[places + 1] - 1, "right") - 1
+        wanted[first] = wanted[last] = True
+        for begin, end in zip(first.tolist(), last.tolist(), strict=True):
+            if end > begin + 1:
+                wanted[begin:end] = True
+        wanted[:-1] &= (self.ts_min <= ts_max_ns) & (self.ts_max >= ts_min_ns)
+        return [int(number) for number in np.flatnonzero(wanted[:-1])]
+
+    def series_groups(self, start: int, stop: int) -> I64:
+        """The group of each of these rows."""
+        first = int(np.searchsorted(self.group_starts, start, "right")) - 1
+        last = int(np.searchsorted(self.group_starts, stop, "left"))
+        edges = np.clip(self.group_starts[first : last + 1], start, stop)
+        repeated: I64 = np.repeat(self.groups[first:last], np.diff(edges))
+        return repeated
 
 
 class SealedReader:
-    """Finds rows in sealed files, keeping footers and decoded row groups within bounds. Safe for several threads."""
+    """Finds rows in sealed files, keeping footers, coverage and decoded row groups within bounds. Thread-safe."""
 
     def __init__(self, root: Path, names: Names, config: EmbeddedStoreConfig) -> None:
         self._root = root
         self._names = names
         self._config = config
-        self._footers: OrderedDict[str, _Footer] = OrderedDict()
-        self._groups: OrderedDict[tuple[str, int], Columns] = OrderedDict()
+        self._shapes: OrderedDict[str, _Shape] = OrderedDict()
+        self._blocks: OrderedDict[str, Blocks] = OrderedDict()
+        self._bytes_held = 0
+        self._row_groups: OrderedDict[tuple[str, int], Columns] = OrderedDict()
         self._rows_held = 0
         self._lock = threading.Lock()
 
-    def groups(self, file: SealedFile, symbols: Sequence[str], ts_min_ns: int, ts_max_ns: int) -> Iterator[Columns]:
-        """The row groups that can hold one of `symbols` (sorted) at a ts within the bounds. Raises StoreCorrupt."""
-        footer = self._footer(file)
-        for number, (symbol_min, symbol_max, group_ts_min, group_ts_max) in enumerate(footer.ranges):
-            if group_ts_min > ts_max_ns or group_ts_max < ts_min_ns:
+    def group(self, file: SealedFile, group: int, start_ns: int, end_ns: int) -> Columns:
+        """All rows of one symbol, interval and side with start_ns <= ts < end_ns, as sorted as the file."""
+        shape = self._shape(file)
+        start, stop = shape.rows_of(group)
+        if start == stop:
+            return Columns.empty()
+        parts = []
+        first = int(np.searchsorted(shape.row_groups, start, "right")) - 1
+        for number in range(first, int(np.searchsorted(shape.row_groups, stop, "left"))):
+            if shape.ts_min[number] >= end_ns or shape.ts_max[number] < start_ns:
                 continue
-            if bisect_left(symbols, symbol_min) < bisect_right(symbols, symbol_max):
-                yield self._group(file, footer.metadata, number)
+            begin = int(shape.row_groups[number])
+            rows = self._row_group(file, shape, number)
+            part = rows.take(slice(max(0, start - begin), stop - begin))
+            low, high = np.searchsorted(part.ts, (start_ns, end_ns)).tolist()
+            parts.append(part.take(slice(low, high)))
+        return Columns.concat(parts)
 
-    def _footer(self, file: SealedFile) -> _Footer:
+    def groups(self, file: SealedFile, groups: I64, ts_min_ns: int, ts_max_ns: int) -> Iterator[Columns]:
+        """The row groups that can hold one of `groups` at a ts within the bounds. Raises StoreCorrupt."""
+        shape = self._shape(file)
+        for number in shape.holding(groups, ts_min_ns, ts_max_ns):
+            yield self._row_group(file, shape, number)
+
+    def everything(self, file: SealedFile) -> tuple[I64, I64, I64]:
+        """The groups of a file in its order, the first row of each (one more at the end), and its row groups' rows."""
+        shape = self._shape(file)
+        return shape.groups, shape.group_starts, shape.row_groups
+
+    def rows(self, file: SealedFile, start: int, stop: int) -> Columns:
+        """Rows by their place in the file. Raises StoreCorrupt."""
+        shape = self._shape(file)
+        parts = []
+        first = int(np.searchsorted(shape.row_groups, start, "right")) - 1
+        for number in range(first, int(np.searchsorted(shape.row_groups, stop, "left"))):
+            begin = int(shape.row_groups[number])
+            rows = self._row_group(file, shape, number)
+            parts.append(rows.take(slice(max(0, start - begin), stop - begin)))
+        return Columns.concat(parts)
+
+    def at(self, file: SealedFile, kind: int, ts_ns: int) -> Columns:
+        """All rows of a copy by time of one side at `ts_ns`."""
+        shape = self._shape(file)
+        parts = []
+        for number in np.flatnonzero((shape.ts_min <= ts_ns) & (shape.ts_max >= ts_ns)).tolist():
+            rows = self._row_group(file, shape, number)
+            low, high = np.searchsorted(rows.ts, (ts_ns, ts_ns + 1)).tolist()
+            part = rows.take(slice(low, high))
+            parts.append(part.take(np.flatnonzero(part.kind == kind)))
+        return Columns.concat(parts)
+
+    def coverage(self, file: SealedFile) -> Blocks:
+        """Raises StoreCorrupt."""
         with self._lock:
-            held = self._footers.get(file.path)
+            held = self._blocks.get(file.path)
             if held is not None:
-                self._footers.move_to_end(file.path)
+                self._blocks.move_to_end(file.path)
+                return held
+        path = self._root / file.coverage
+        try:
+            with pq.ParquetFile(path, read_dictionary=["symbol", "side"], page_checksum_verification=True) as parquet:
+                table = parquet.read().combine_chunks()
+        except (OSError, pa.ArrowException) as error:
+            raise StoreCorrupt(str(path), f"the coverage cannot be read: {error}") from error
+        blocks = self._blocks_of(file, table)
+        with self._lock:
+            if file.path not in self._blocks:
+                self._blocks[file.path] = blocks
+                self._bytes_held += blocks.nbytes
+            while self._bytes_held > self._config.coverage_bytes_cached:
+                _, dropped = self._blocks.popitem(last=False)
+                self._bytes_held -= dropped.nbytes
+        return blocks
+
+    def _blocks_of(self, file: SealedFile, table: pa.Table) -> Blocks:
+        column = {name: _whole(table.column(name)) for name in table.schema.names}
+        sides = np.array([SIDES.index(side) for side in column["side"].dictionary.to_pylist()], np.int64)
+        kinds = Names.kind(file.interval, SIDES[0]) + sides[column["side"].indices.to_numpy()]
+        withdrawn = None
+        if column["withdrawn"].null_count < table.num_rows:
+            gone = column["withdrawn"]
+            withdrawn = _bits(gone).copy()
+            withdrawn[gone.is_null().to_numpy(zero_copy_only=False)] = 0
+        return Blocks(
+            Names.groups(self._names.symbols.encode(column["symbol"]), kinds),
+            column["block"].to_numpy(),
+            column["rows"].to_numpy(),
+            _bits(column["bits"]),
+            withdrawn,
+        )
+
+    def _shape(self, file: SealedFile) -> _Shape:
+        with self._lock:
+            held = self._shapes.get(file.path)
+            if held is not None:
+                self._shapes.move_to_end(file.path)
                 return held
         try:
-            footer = _Footer(pq.read_metadata(self._root / file.path))
+            metadata = pq.read_metadata(self._root / file.path)
         except (OSError, pa.ArrowException) as error:
             raise StoreCorrupt(str(self._root / file.path), f"the footer cannot be read: {error}") from error
+        shape = _Shape(metadata, None if file.kind == "by_time" else self.coverage(file))
         with self._lock:
-            self._footers[file.path] = footer
-            while len(self._footers) > self._config.footers_cached:
-                self._footers.popitem(last=False)
-        return footer
+            self._shapes[file.path] = shape
+            while len(self._shapes) > self._config.footers_cached:
+                self._shapes.popitem(last=False)
+        return shape
 
-    def _group(self, file: SealedFile, metadata: pq.FileMetaData, number: int) -> Columns:
+    def _row_group(self, file: SealedFile, shape: _Shape, number: int) -> Columns:
         key = (file.path, number)
         with self._lock:
-            held = self._groups.get(key)
+            held = self._row_groups.get(key)
             if held is not None:
-                self._groups.move_to_end(key)
+                self._row_groups.move_to_end(key)
                 return held
         path = self._root / file.path
+        by_time = file.kind == "by_time"
         try:
             with pq.ParquetFile(
-                path, metadata=metadata, read_dictionary=_WORDS, page_checksum_verification=True
+                path,
+                metadata=shape.metadata,
+                read_dictionary=["symbol", "side", "provider", "status"],
+                page_checksum_verification=True,
+                memory_map=True,
             ) as parquet:
-                table = parquet.read_row_group(number, columns=BAR_SCHEMA.names, use_threads=False)
+                table = parquet.read_row_group(number, columns=[*_READ, "symbol", "side"] if by_time else _READ)
         except (OSError, pa.ArrowException) as error:
             raise StoreCorrupt(str(path), f"row group {number} cannot be read: {error}") from error
-        rows = self._names.columns(table)
+        rows = self._decoded(file, shape, number, {name: _whole(table.column(name)) for name in table.schema.names})
         with self._lock:
-            if key not in self._groups:
-                self._groups[key] = rows
+            if key not in self._row_groups:
+                self._row_groups[key] = rows
                 self._rows_held += len(rows)
             while self._rows_held > self._config.rows_cached:
-                _, dropped = self._groups.popitem(last=False)
+                _, dropped = self._row_groups.popitem(last=False)
                 self._rows_held -= len(dropped)
         return rows
+
+    def _decoded(self, file: SealedFile, shape: _Shape, number: int, column: dict[str, Any]) -> Columns:
+        start, stop = shape.row_groups[number : number + 2].tolist()
+        rows = Columns.empty(stop - start)
+        if file.kind == "by_time":
+            sides = np.array([SIDES.index(side) for side in column["side"].dictionary.to_pylist()], np.int64)
+            kinds = Names.kind(file.interval, SIDES[0]) + sides[column["side"].indices.to_numpy()]
+            groups = Names.groups(self._names.symbols.encode(column["symbol"]), kinds)
+        else:
+            groups = shape.series_groups(start, stop)
+        rows.ints[0] = Names.series(groups, self._names.providers.encode(column["provider"]))
+        rows.ints[1] = column["ts"].view(pa.int64()).to_numpy()
+        rows.ints[2] = column["as_of"].view(pa.int64()).to_numpy()
+        trades = column["trades"]
+        rows.ints[3] = (trades.fill_null(NO_TRADES) if trades.null_count else trades).to_numpy()
+        for position, name in enumerate(_PRICES):
+            rows.floats[position] = column[name].to_numpy(zero_copy_only=False)
+        rows.status[:] = status_codes(column["status"])
+        return rows
+
+
+def _whole(column: Any) -> Any:
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+
+
+def _bits(array: Any) -> Any:
+    """A column of fixed-size binary as a matrix of bytes."""
+    data = np.frombuffer(array.buffers()[1], np.uint8)
+    return data[array.offset * BLOCK_BYTES : (array.offset + len(array)) * BLOCK_BYTES].reshape(-1, BLOCK_BYTES)

@@ -1,37 +1,29 @@
-"""The composition root: the only place that knows concrete classes and puts them together.
-
-`Server` is the engine behind the doors (`api.engine.Engine`): sources → pipeline → hub, store and cache.
-`serve` puts the web server in front of it and ends it in order.
-"""
+"""The engine behind the doors (`api.engine.Engine`): sources → pipeline → hub, store and cache."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import gc
 import logging
-import signal
-import socket
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
-import uvicorn
 
 from marketd import __version__
-from marketd.api.asgi import build_app
-from marketd.api.engine import Health, PartState, Rates, Session, SourceStatus, SymbolInfo
-from marketd.api.uvicorn_protocol import DirectWebSocketProtocol
-from marketd.api.websocket import websocket_routes
+from marketd.api.engine import Backfill, Health, PartState, Rates, Session, SourceStatus, SymbolInfo
+from marketd.app.history import HistoryRoom, provider_of
+from marketd.app.sources import Memories, build_sources
+from marketd.app.stores import Stores
 from marketd.clock import Clock, SystemClock
 from marketd.collect.bar_writer import BarWriter
 from marketd.collect.cache_writer import CacheWriter
 from marketd.collect.runner import SourceRunner
+from marketd.collect.watch import StreamWatch, WatchedSource, present_in_any
 from marketd.config import Config
-from marketd.errors import InvalidInput, UnknownSymbol
+from marketd.errors import InvalidInput, StoreError, UnknownSymbol
 from marketd.fanout.hub import Hub
 from marketd.fanout.latest import LatestQuote, LatestTable
 from marketd.faults import FaultySource
@@ -39,20 +31,15 @@ from marketd.ingest.bars import BarBatch
 from marketd.ingest.rollup import roll_up
 from marketd.ingest.sequence import Sequencer
 from marketd.ingest.symbols import SymbolTable
-from marketd.model import BAR_SCHEMA, Bar, Interval, Quarantined, Quote, Side, TickBatch, Trade, format_ns
+from marketd.model import Bar, Interval, Quarantined, Side, format_ns
 from marketd.model.time import NS_PER_MS, NS_PER_S
 from marketd.pipeline import Pipeline
-from marketd.sources.coinbase.feed import CoinbaseSource
-from marketd.sources.coinbase.parse import parse_message
-from marketd.sources.contract import RawTap, Source, Subscriptions
-from marketd.sources.replay import Recorder, ReplaySource
-from marketd.sources.simulator import SimulatedSymbol, SimulatorConfig, SimulatorSource
-from marketd.store.embedded import EmbeddedStore
+from marketd.sources.contract import Source, Subscriptions
 from marketd.store.quotes import RedisQuoteCache
 from marketd.telemetry import Metrics
 from marketd.wire.messages import SourceStatusMessage
 
-__all__ = ["Server", "build_sources", "listen", "record", "serve"]
+__all__ = ["Server"]
 
 _logger = logging.getLogger(__name__)
 
@@ -62,37 +49,11 @@ _DAY = Interval.parse("1d")
 _PULSE_S = 0.1
 _DRAIN_S = 3.0
 _BARS_WAITING_SOFT = 200_000
+_BARS_WAITING_LIVE = 20_000
+_WATCH_S = 5.0
+_LOOK_EVERY_NS = 5 * _MINUTE.ns
+"""Each look writes one answer a symbol that was silent: more often is more rows."""
 _EXCHANGES = {"simulator": "SIM", "coinbase": "COINBASE", "replay": "REPLAY"}
-
-
-def build_sources(
-    config: Config, clock: Clock, tap: dict[str, RawTap] | None = None
-) -> list[tuple[Source, Subscriptions]]:
-    """The configured sources and what is wanted of each at first. tap: raw messages of a source, by its name.
-
-    Raises InvalidInput for a recording that cannot be replayed.
-    """
-    taps = tap or {}
-    built: list[tuple[Source, Subscriptions]] = []
-    scenarios = config.market_data.scenarios
-    if scenarios:
-        simulator = SimulatorConfig(
-            symbols={
-                name: SimulatedSymbol(
-                    scenario=s.scenario, base_price=float(s.base_price), tick_interval_ms=s.tick_interval_ms
-                )
-                for name, s in scenarios.items()
-            },
-            seed=config.market_data.seed,
-        )
-        built.append((SimulatorSource(simulator, clock), Subscriptions(scenarios)))
-    if config.sources.coinbase is not None:
-        coinbase = CoinbaseSource(config.sources.coinbase, clock, taps.get("coinbase"))
-        built.append((coinbase, Subscriptions(config.sources.coinbase.symbols)))
-    if config.sources.replay is not None:
-        replay = ReplaySource(config.sources.replay, clock, {"coinbase": parse_message})
-        built.append((replay, Subscriptions(replay.symbols)))
-    return built
 
 
 class Server:
@@ -119,9 +80,10 @@ class Server:
             metrics=self.metrics,
         )
         configured = build_sources(config, self.clock) if sources is None else sources
-        self.store = EmbeddedStore(Path(config.server.data_dir), config.store, self.clock)
+        self._stores = Stores(config, self.clock)
+        self.store, self.records = self._stores.bars, self._stores.records
         self._stored_symbols = frozenset(self.store.symbols())
-        self._writer = BarWriter(self.store, self.clock, self.metrics, keep=self._is_kept, publish=self._publish_bars)
+        self._writer = BarWriter(self.store, self.clock, self.metrics, keep=self._is_kept, publish=self._bars_durable)
         self._cache_writer: CacheWriter | None = None
         if config.redis_url is not None:
             cache = RedisQuoteCache(config.redis_url)
@@ -131,9 +93,27 @@ class Server:
         self._infos: dict[str, SymbolInfo] = {}
         for source, wanted in configured:
             self._add_source(source, wanted)
+        self._memories = Memories(config, self.clock)
+        self._room = HistoryRoom(
+            config,
+            self._stores,
+            self.clock,
+            self.metrics,
+            {name: provider_of(r.source, r.wanted, self._memories) for name, r in self._runners.items()},
+            note=self.pipeline.note_history,
+            ready=self._live_is_served,
+            judged_ns=lambda: self._watch.judged_ns,
+        )
+        self.history, self.ledger = self._room.answers, self._room.ledger
+        self.backfill: Backfill = self._room.backfill
+        self._watch = StreamWatch(self._has_bars)
+        self._watch_thread = ThreadPoolExecutor(1, "stream-watch")
+        self._down_ns: dict[str, int] = {}
         self._pulse: asyncio.Task[None] | None = None
+        self._minder: asyncio.Task[None] | None = None
         self._started_ns = 0
         self._sessions: dict[str, tuple[int, Session]] = {}
+        self._look_back_ns = 0
         self._rates = Rates(ticks_per_s=0.0, messages_per_s=0.0)
 
     def _cache_writer_mark(self, ids: np.ndarray[tuple[int], np.dtype[np.intp]]) -> None:
@@ -179,21 +159,28 @@ class Server:
         for runner in self._runners.values():
             runner.start()
         self._pulse = asyncio.create_task(self._beat(), name="pulse")
+        self._minder = asyncio.create_task(self._mind_history(), name="history")
+        self._room.backfill.start()
 
     async def stop(self) -> None:
         """Stop the sources, store what they said (unfinished bars as provisional), release everything."""
         await asyncio.gather(*(runner.stop() for runner in self._runners.values()))
-        if self._pulse is not None:
-            self._pulse.cancel()
-            await asyncio.gather(self._pulse, return_exceptions=True)
+        running = [task for task in (self._pulse, self._minder) if task is not None]
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+        await self._room.close()
+        await self._memories.close()
         self.pipeline.tick_clock()
         for state in self.pipeline.sources.values():
             state.builder.finish()
         self._writer.put(self.pipeline.drain_bars())
         await self._writer.stop(_DRAIN_S)
+        await self._last_silence()
         if self._cache_writer is not None:
             await self._cache_writer.stop()
-        await asyncio.to_thread(self.store.close)
+        self._watch_thread.shutdown(wait=True)
+        await asyncio.to_thread(self._stores.close)
 
     def _seed_unfinished_bars(self) -> None:
         """A restart within a minute goes on with that minute's bar instead of writing a shorter one over it."""
@@ -247,6 +234,11 @@ class Server:
                 for bars in self.pipeline.running_bars(interval, side, one):
                     self._publish_bars(bars)
 
+    def _bars_durable(self, bars: BarBatch) -> None:
+        if self._is_kept(bars) and len(bars):
+            self._room.backfill.stored(bars.interval, int(bars.records.bucket.max()) + bars.interval.ns)
+        self._publish_bars(bars)
+
     def _publish_bars(self, bars: BarBatch) -> None:
         if bars.side != "ask":
             self.hub.publish_bars(bars, lambda number: self.pipeline.is_default_side(number, bars.side))
@@ -257,6 +249,70 @@ class Server:
             while self._writer.waiting > _BARS_WAITING_SOFT // 2:
                 await self.clock.sleep(0.01)
 
+    async def _live_is_served(self) -> None:
+        """Holds back-fill while live bars wait to be stored."""
+        while self._writer.waiting > _BARS_WAITING_LIVE:
+            await self.clock.sleep(0.05)
+
+    # --- what is missing -----------------------------------------------------------------------------------
+
+    async def _mind_history(self) -> None:
+        """Now and then: what silent streams prove is remembered, new holes are asked for, the universe is kept fresh."""
+        loop = asyncio.get_running_loop()
+        while True:
+            self._observe_streams()
+            await self.clock.sleep(_WATCH_S)
+            self._observe_streams()
+            if self.clock.time_ns() < self._look_back_ns or self._writer.waiting:
+                continue
+            self._look_back_ns = _MINUTE.ceil(self.clock.time_ns() + 1) + _LOOK_EVERY_NS
+            try:
+                await loop.run_in_executor(self._watch_thread, self._note_silence)
+                await self._look_back()
+            except StoreError as error:
+                _logger.error("history is not minded now: %s", error)  # noqa: TRY400 - it says all
+
+    def _observe_streams(self) -> None:
+        watched = []
+        for name, runner in self._runners.items():
+            state = self.pipeline.sources[name]
+            if not state.event_time:
+                covered_ns = state.builder.covered_since_ns
+                watched.append(WatchedSource(name=name, covered_from_ns=covered_ns, symbols=runner.wanted.symbols))
+        self._watch.observe(watched, self.clock.time_ns())
+
+    def _note_silence(self) -> None:
+        now_ns = self.clock.time_ns()
+        closed_ns = now_ns - self.config.bars.close_delay_ms * NS_PER_MS - round(2 * _PULSE_S * NS_PER_S)
+        spans = self._watch.silent_minutes(closed_ns, now_ns)
+        if spans:
+            self.records.note_spans(spans)
+
+    async def _last_silence(self) -> None:
+        """What was watched until now is noted before the store closes."""
+        if self._writer.waiting:
+            return
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._watch_thread, self._note_silence)
+        except StoreError as error:
+            _logger.error("what was watched last is not noted: %s", error)  # noqa: TRY400 - it says all
+
+    def _has_bars(self, minute_ns: int, symbols: Sequence[str]) -> npt.NDArray[np.bool_]:
+        end_ns = minute_ns + _MINUTE.ns
+        sides: tuple[Side, ...] = ("trade", "bid", "ask")
+        return present_in_any(
+            [self.store.presence(_MINUTE, minute_ns, end_ns, side=side, symbols=symbols) for side in sides]
+        )
+
+    async def _look_back(self) -> None:
+        """Ask for holes of the last minutes at once; older ones are found by back-fill's own search."""
+        now_ns = self.clock.time_ns()
+        await asyncio.to_thread(self._room.reload_universe)
+        gaps = await asyncio.to_thread(self._room.healable, _MINUTE, now_ns - 3 * _LOOK_EVERY_NS, now_ns)
+        for found in gaps:
+            for span in found.spans:
+                self._room.backfill.gap_found(found.symbol, _MINUTE, span)
+
     def _keeps_1s(self) -> bool:
         return len(self.pipeline.symbols) <= self.config.bars.keep_1s_max_symbols
 
@@ -266,9 +322,20 @@ class Server:
     def _source_changed(self, runner: SourceRunner) -> None:
         state = self.pipeline.sources[runner.source.name]
         reason = runner.reason or state.reason
+        self._note_outage(runner, connected=state.connected)
         _logger.info("source %s: %s%s", runner.source.name, runner.state, f" ({reason})" if reason else "")
         now = format_ns(self.clock.time_ns())
         self.hub.broadcast(SourceStatusMessage(runner.source.name, state.connected, runner.state, reason, now))
+
+    def _note_outage(self, runner: SourceRunner, *, connected: bool) -> None:
+        """What a stream missed while it was down is asked for when it is back."""
+        name = runner.source.name
+        if not connected:
+            self._down_ns.setdefault(name, self.clock.time_ns())
+        elif (down_ns := self._down_ns.pop(name, None)) is not None:
+            _, intervals = self._memories.by_source.get(name, (None, ()))
+            if _MINUTE.name in intervals:
+                self._room.backfill.source_returned(runner.wanted.symbols, _MINUTE, down_ns)
 
     # --- what the doors ask --------------------------------------------------------------------------------
 
@@ -362,40 +429,15 @@ class Server:
             previous_close=previous,
         )
 
-    async def bars(
-        self,
-        symbol: str,
-        interval: Interval,
-        start_ns: int,
-        end_ns: int,
-        *,
-        side: Side,
-        limit: int | None = None,
-        newest_first: bool = False,
-    ) -> pa.Table:
-        if self.pipeline.symbols.get(symbol) is None and symbol not in self._stored_symbols:
+    def check_history(self, symbol: str, interval: Interval | None = None) -> None:
+        known = self.pipeline.symbols.get(symbol) is not None or symbol in self._stored_symbols
+        if not known and self._room.instrument(symbol) is None and symbol not in self.store.symbols():
             raise UnknownSymbol(symbol, self.pipeline.symbols.near(symbol))
         if interval is _SECOND and not self._keeps_1s():
             most = self.config.bars.keep_1s_max_symbols
             raise InvalidInput("interval", "1s", f"1m or longer: bars of 1 s are stored up to {most} symbols only")
-        base = _SECOND if interval is _SECOND else _MINUTE
-        # The bars around the edges are needed whole to be rolled up.
-        start_ns, end_ns = -(-start_ns // interval.ns) * interval.ns, -(-end_ns // interval.ns) * interval.ns
-        base_limit = None if limit is None else limit * (interval.ns // base.ns)
-        live = self._live_bars(symbol, base, side, start_ns, end_ns)
-        stored = await asyncio.to_thread(
-            self.store.read, symbol, base, start_ns, end_ns, side=side, limit=base_limit, newest_first=newest_first
-        )
-        if newest_first:
-            stored = stored.take(np.arange(stored.num_rows)[::-1])
-        if live:
-            stored = _overlay(stored, live)
-        rows = stored if base is interval else roll_up(stored, interval)
-        if limit is not None and rows.num_rows > limit:
-            rows = rows.slice(rows.num_rows - limit) if newest_first else rows.slice(0, limit)
-        return rows
 
-    def _live_bars(self, symbol: str, base: Interval, side: Side, start_ns: int, end_ns: int) -> list[Bar]:
+    def live_bars(self, symbol: str, base: Interval, side: Side, start_ns: int, end_ns: int) -> Sequence[Bar]:
         """Bars that are closed but not stored yet (as `live`: not durable), then those in the making."""
         now_ns = self.clock.time_ns()
         found: dict[int, Bar] = {}
@@ -418,7 +460,10 @@ class Server:
         sources = [self._status(name) for name in self._runners]
         store_error = self._writer.error
         store = PartState(
-            kind="embedded", state="failing" if store_error else "ok", error=store_error, waiting=self._writer.waiting
+            kind=self._stores.kind,
+            state="failing" if store_error else "ok",
+            error=store_error,
+            waiting=self._writer.waiting,
         )
         writer = self._cache_writer
         cache = (
@@ -471,133 +516,3 @@ def _as_bars(rows: pa.Table) -> list[Bar]:
     return [
         Bar(**row, ts_ns=ts, as_of_ns=as_of) for row, ts, as_of in zip(values, times["ts"], times["as_of"], strict=True)
     ]
-
-
-def _overlay(stored: pa.Table, live: list[Bar]) -> pa.Table:
-    """Stored bars with newer ones put in their place, by ts."""
-    newer = pa.Table.from_pylist(
-        [
-            {
-                **{f: getattr(bar, f) for f in BAR_SCHEMA.names if f not in ("ts", "as_of")},
-                "ts": bar.ts_ns,
-                "as_of": bar.as_of_ns,
-            }
-            for bar in live
-        ],
-        BAR_SCHEMA,
-    )
-    kept = ~np.isin(stored["ts"].to_numpy().astype(np.int64), [bar.ts_ns for bar in live])
-    return pa.concat_tables([stored.filter(pa.array(kept)), newer]).sort_by("ts")
-
-
-# --- the web server in front -----------------------------------------------------------------------------------
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A listening socket. Raises OSError if the address cannot be had."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # With the protocol spelled out asyncio turns Nagle off on accepted connections; without it answers wait 40 ms.
-    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
-        listener.listen(4096)
-    except BaseException:
-        listener.close()
-        raise
-    return listener
-
-
-class _WebServer(uvicorn.Server):
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Signals are `serve`'s: uvicorn would raise them again at the end, and the exit code would not be 0."""
-        yield
-
-
-async def serve(server: Server, listener: socket.socket, on_started: asyncio.Event | None = None) -> None:
-    """Run until SIGTERM or SIGINT, then drain: no new work, waiting bars stored, clients told to come back (1012)."""
-    # Arrow's own allocator keeps for itself what the largest append needed.
-    pa.set_memory_pool(pa.system_memory_pool())
-    app = build_app(server, websocket_routes(server))
-    web = _WebServer(
-        uvicorn.Config(
-            app,
-            ws=DirectWebSocketProtocol,
-            ws_max_size=16 << 20,
-            ws_per_message_deflate=False,
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=1,
-            backlog=4096,
-        )
-    )
-    loop = asyncio.get_running_loop()
-    installed = []
-    for number in (signal.SIGTERM, signal.SIGINT):
-        with contextlib.suppress(NotImplementedError, ValueError, RuntimeError):  # not the main thread, or Windows
-            loop.add_signal_handler(number, lambda: setattr(web, "should_exit", True))
-            installed.append(number)
-    await server.start()
-    # What exists now stays for good: the collector need not look at it again and again.
-    gc.collect()
-    gc.freeze()
-    try:
-        if on_started is not None:
-            on_started.set()
-        await web.serve(sockets=[listener])
-    finally:
-        for number in installed:
-            loop.remove_signal_handler(number)
-        await server.stop()
-
-
-async def record(
-    config: Config, out: Path, names: Sequence[str], seconds: float | None, progress: Callable[[int], None]
-) -> int:
-    """Write what the configured sources (or those named) send to a file; returns how many ticks were seen.
-
-    Until they end, `seconds` are over, or SIGINT or SIGTERM. progress: called about once a second with the
-    ticks so far. Raises InvalidInput for an unknown source or a file that cannot be written.
-    """
-    clock = SystemClock()
-    async with Recorder(out, clock) as recorder:
-        chosen = build_sources(config, clock, {"coinbase": recorder.tap("coinbase")})
-        known = [source.name for source, _ in chosen]
-        for name in names:
-            if name not in known:
-                raise InvalidInput("source", name, f"one of {', '.join(known)}")
-        seen = 0
-        stop = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stop.set)
-
-        async def take(source: Source, wanted: Subscriptions) -> None:
-            nonlocal seen
-            async with contextlib.aclosing(source.stream(wanted)) as batches:  # type: ignore[type-var]
-                async for events in batches:
-                    recorder.record(events)
-                    seen += sum(len(e) if isinstance(e, TickBatch) else isinstance(e, Quote | Trade) for e in events)
-
-        tasks = [asyncio.create_task(take(s, w)) for s, w in chosen if not names or s.name in names]
-        everything: asyncio.Future[Any] = asyncio.gather(*tasks)
-        stopped = asyncio.create_task(stop.wait())
-        ends_ns = None if seconds is None else clock.monotonic_ns() + round(seconds * 1e9)
-        try:
-            while not everything.done() and not stopped.done():
-                left = 1.0 if ends_ns is None else min(1.0, (ends_ns - clock.monotonic_ns()) / 1e9)
-                if left <= 0:
-                    break
-                pair: set[asyncio.Future[Any]] = {everything, stopped}
-                await asyncio.wait(pair, timeout=left, return_when=asyncio.FIRST_COMPLETED)
-                progress(seen)
-            if everything.done():
-                everything.result()
-        finally:
-            for task in (*tasks, stopped):
-                task.cancel()
-            await asyncio.gather(*tasks, stopped, everything, return_exceptions=True)
-        return seen

@@ -13,6 +13,10 @@ import click
 import msgspec
 
 from marketd import __version__
+from marketd.cli.files import export_bars, import_files
+from marketd.cli.gaps import gaps
+from marketd.cli.migrate import migrate
+from marketd.cli.universe import universe
 from marketd.config import Config, ServerConfig, SourcesConfig, load_config
 from marketd.errors import ConfigError, InvalidInput, MarketDataError
 
@@ -23,6 +27,10 @@ __all__ = ["main"]
 @click.version_option(__version__, prog_name="marketd")
 def cli() -> None:
     """A self-hosted market-data server: live quotes and trustworthy history from every provider."""
+
+
+for _command in (universe, import_files, export_bars, gaps, migrate):
+    cli.add_command(_command)
 
 
 @cli.command()

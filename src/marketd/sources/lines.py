@@ -7,9 +7,9 @@ its beginning and is skipped. Memory is bounded by the block, whatever the file 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 __all__ = ["LINE_BYTES_MAX", "Block", "blocks"]
 
@@ -29,13 +29,13 @@ class _Damaged(Exception):
     pass
 
 
-def blocks(path: Path, block_bytes: int) -> Iterator[Block]:
-    """Blocks of about `block_bytes`; the last line may lack its newline."""
+def blocks(path: Path, block_bytes: int, progress: Callable[[int], None] = lambda _: None) -> Iterator[Block]:
+    """Blocks of about `block_bytes`; the last line may lack its newline. progress: told the bytes that were read."""
     pending = b""
     line = 1
     skipping = False
     damage: str | None = None
-    chunks = _chunks(path, block_bytes)
+    chunks = _chunks(path, block_bytes, progress)
     while True:
         try:
             data = next(chunks, None)
@@ -67,17 +67,23 @@ def blocks(path: Path, block_bytes: int) -> Iterator[Block]:
         yield Block(pending, line)
 
 
-def _chunks(path: Path, size: int) -> Iterator[bytes]:
+def _chunks(path: Path, size: int, progress: Callable[[int], None]) -> Iterator[bytes]:
     try:
         with path.open("rb") as file:
-            if path.suffix == ".gz":
-                yield from _unzipped(iter(lambda: file.read(_COMPRESSED_BYTES), b""), size)
+            if path.suffix.lower() == ".gz":
+                yield from _unzipped(_read(file, _COMPRESSED_BYTES, progress), size)
             else:
-                yield from iter(lambda: file.read(size), b"")
+                yield from _read(file, size, progress)
     except zlib.error as error:
         raise _Damaged(f"compressed data are damaged ({error})") from None
     except OSError as error:
         raise _Damaged(f"file cannot be read further ({error.strerror})") from None
+
+
+def _read(file: BinaryIO, size: int, progress: Callable[[int], None]) -> Iterator[bytes]:
+    while data := file.read(size):
+        progress(len(data))
+        yield data
 
 
 def _unzipped(compressed: Iterator[bytes], size: int) -> Iterator[bytes]:

@@ -1,0 +1,1 @@
+"""Derived series, computed on read from what is stored raw."""

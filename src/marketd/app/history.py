@@ -1,0 +1,228 @@
+"""The room of history, put together: calendars, ledger, answers, the door for fetched bars, and back-fill."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import msgspec
+
+from marketd.app.sources import Memories
+from marketd.app.stores import Stores
+from marketd.calendars import Calendar, Calendars, expected_starts
+from marketd.clock import Clock
+from marketd.collect.history_writer import HistoryWriter
+from marketd.collect.universe import Universe
+from marketd.config import Config
+from marketd.continuity.backfill import BackfillService
+from marketd.continuity.history import HistoryService
+from marketd.continuity.ledger import LedgerService, SymbolGaps
+from marketd.continuity.plan import Starts
+from marketd.continuity.queue import BackfillQueue, RecordsQueue, RedisQueue
+from marketd.continuity.worker import Ready
+from marketd.errors import InvalidInput
+from marketd.ingest.bar_checks import BarContext, CheckedBars
+from marketd.model import Instrument, Interval, Tier
+from marketd.model.time import NS_PER_S
+from marketd.sources.contract import BarHistory, Source, Subscriptions
+from marketd.telemetry import Metrics
+
+__all__ = ["HistoryRoom", "Provider", "provider_of"]
+
+_ROUND_THE_CLOCK = frozenset({"replay"})
+"""Sources that keep no exchange's hours, besides the simulated ones."""
+_KNOWN_BARS = 50
+_FIRST_NS, _LAST_NS = -(2**63), 2**63 - 1
+
+
+class Provider(msgspec.Struct, frozen=True, kw_only=True):
+    """A source as history sees it. exchange: the calendar its symbols follow unless the universe says otherwise; None
+    for the configured default. wanted: its symbols. history: None if it remembers nothing, else for `intervals`."""
+
+    exchange: str | None
+    wanted: Subscriptions
+    history: BarHistory | None = None
+    intervals: tuple[str, ...] = ()
+
+
+def provider_of(source: Source, wanted: Subscriptions, memories: Memories) -> Provider:
+    """A configured source as history sees it."""
+    history, intervals = memories.by_source.get(source.name, (None, ()))
+    hours = None if source.capabilities.simulated or source.name in _ROUND_THE_CLOCK else source.name.upper()
+    return Provider(exchange=hours, wanted=wanted, history=history, intervals=intervals)
+
+
+class HistoryRoom:
+    """note: told on the loop of each batch of history that was judged. ready: see `continuity.worker.Ready`.
+
+    judged_ns: up to where live streams have said what they proved; later minutes are not searched for holes yet. None: no
+    stream is watched.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        stores: Stores,
+        clock: Clock,
+        metrics: Metrics,
+        providers: Mapping[str, Provider],
+        *,
+        note: Callable[[str, CheckedBars], None],
+        ready: Ready | None = None,
+        judged_ns: Callable[[], int | None] = lambda: None,
+    ) -> None:
+        self._judged_ns = judged_ns
+        self._config = config
+        self._stores = stores
+        self._clock = clock
+        self._providers = providers
+        self._calendars = Calendars(config.calendars)
+        self._universe_version = 0
+        self.universe = Universe(())
+        self.reload_universe()
+        self.ledger = LedgerService(
+            stores.bars, stores.records, self.calendar_of, self.providers_of, clock, config.ledger
+        )
+        self.answers = HistoryService(
+            stores.bars,
+            stores.records,
+            self.calendar_of,
+            self.providers_of,
+            clock,
+            config.ledger,
+            prefer=config.history.prefer,
+        )
+        self.writer = HistoryWriter(
+            stores.bars,
+            clock,
+            metrics,
+            context_of=self._context_of,
+            note=note,
+            stored=self._stored,
+        )
+        self.backfill = BackfillService(
+            self._queue(),
+            stores.records,
+            stores.bars,
+            config.backfill,
+            clock,
+            choose=self.choose,
+            keep=self.writer.keep,
+            expected=self._expected,
+            tier_of=self.tier_of,
+            scan=self.healable,
+            ready=ready,
+            metrics=metrics,
+        )
+
+    def _queue(self) -> BackfillQueue:
+        settings = self._config.backfill
+        if self._config.redis_url is not None:
+            return RedisQueue(
+                self._config.redis_url,
+                self._clock,
+                queue_max=settings.queue_max,
+                lease_s=settings.lease_s,
+                ended_max=settings.ended_max,
+            )
+        return RecordsQueue(
+            self._stores.records,
+            self._clock,
+            queue_max=settings.queue_max,
+            lease_s=settings.lease_s,
+            shared=self._stores.kind == "postgres",
+        )
+
+    def _stored(self, interval: Interval, end_ns: int) -> None:
+        self.backfill.stored(interval, end_ns)
+
+    async def close(self) -> None:
+        """End back-fill and the door. The stores stay open."""
+        await self.backfill.stop()
+        self.writer.close()
+
+    # --- who and when --------------------------------------------------------------------------------------
+
+    def reload_universe(self) -> None:
+        """Take up a universe that was loaded meanwhile. Blocks."""
+        versions = self._stores.records.universe_versions()
+        newest = versions[-1].version if versions else 0
+        if newest != self._universe_version:
+            self.universe = Universe(self._stores.records.universe())
+            self._universe_version = newest
+
+    def instrument(self, symbol: str) -> Instrument | None:
+        return self.universe.resolve(symbol)
+
+    def calendar_of(self, symbol: str) -> Calendar:
+        """Raises InvalidInput for an exchange that has no calendar."""
+        instrument = self.instrument(symbol)
+        if instrument is not None:
+            return self._calendars.of(symbol, instrument.exchange, instrument.asset_class)
+        for provider in self._providers.values():
+            if symbol in provider.wanted:
+                return self._calendars.of(symbol, provider.exchange)
+        return self._calendars.of(symbol)
+
+    def providers_of(self, symbol: str) -> Sequence[str]:
+        return [name for name, provider in self._providers.items() if symbol in provider.wanted]
+
+    def tier_of(self, symbol: str) -> Tier:
+        """The universe's; what is streamed without being in it is watched most closely."""
+        instrument = self.instrument(symbol)
+        if instrument is not None:
+            return instrument.tier
+        return "T0" if self.providers_of(symbol) else "T2"
+
+    def choose(self, symbol: str, interval: Interval) -> Sequence[tuple[str, BarHistory]]:
+        """Who can be asked: those that serve the symbol first."""
+        able = [
+            (symbol not in provider.wanted, name, provider.history)
+            for name, provider in self._providers.items()
+            if provider.history is not None and interval.name in provider.intervals
+        ]
+        return [(name, history) for _, name, history in sorted(able, key=lambda one: one[0])]
+
+    def healable(self, interval: Interval, start_ns: int, end_ns: int) -> Sequence[SymbolGaps]:
+        """Holes that somebody could be asked for: of the universe, and of what is streamed. Blocks."""
+        judged_ns = self._judged_ns()
+        end_ns = end_ns if judged_ns is None else min(end_ns, judged_ns)
+        if end_ns <= start_ns:
+            return []
+        symbols = {i.symbol for i in self.universe.instruments if i.active}
+        symbols.update(symbol for provider in self._providers.values() for symbol in provider.wanted.symbols)
+        able = sorted(symbol for symbol in symbols if self.choose(symbol, interval))
+        return self.ledger.scan(interval, start_ns, end_ns, able) if able else []
+
+    def _expected(self, symbol: str, interval: Interval, start_ns: int, end_ns: int) -> Starts:
+        return expected_starts(self.calendar_of(symbol), interval, start_ns, end_ns)
+
+    def _context_of(self, symbol: str, interval: Interval, first_ns: int, last_ns: int) -> BarContext:
+        """What is known of bars about to be judged; without a calendar their session is not."""
+        instrument = self.instrument(symbol)
+        asset_class = "equity" if instrument is None else instrument.asset_class
+        around = max(interval.ns, 60 * NS_PER_S)
+        start_ns, end_ns = max(first_ns - 2 * around, _FIRST_NS), min(last_ns + 2 * around, _LAST_NS)
+        known = self._stores.bars.read(
+            symbol,
+            interval,
+            _FIRST_NS,
+            first_ns,
+            limit=_KNOWN_BARS,
+            newest_first=True,
+            prefer=self._config.history.prefer,
+        )
+        spans = starts = None
+        try:
+            calendar = self.calendar_of(symbol)
+            spans = calendar.open_spans(start_ns, end_ns)
+            starts = expected_starts(calendar, interval, start_ns, end_ns)
+        except InvalidInput:
+            pass
+        return BarContext(
+            now_ns=self._clock.time_ns(),
+            asset_class=asset_class,
+            open_spans=spans,
+            expected_starts=starts,
+            actions=self._stores.records.actions(symbol),
+            known=known,
+        )

@@ -1,0 +1,51 @@
+"""The room of history without a running server: for commands that fetch, import or look."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+
+from marketd.app.history import HistoryRoom, provider_of
+from marketd.app.sources import Memories, build_sources
+from marketd.app.stores import Stores
+from marketd.clock import Clock, SystemClock
+from marketd.config import Config
+from marketd.continuity.backfill import BackfillService
+from marketd.continuity.ledger import LedgerService
+from marketd.ingest.history import KeepBars
+from marketd.pipeline import Pipeline
+from marketd.store.contract import BarStore
+from marketd.store.records import Records
+from marketd.telemetry import Metrics
+
+__all__ = ["Offline", "open_offline"]
+
+
+class Offline:
+    """Stores, the one door for bars, the ledger, and back-fill that works on nothing until it is started."""
+
+    def __init__(self, stores: Stores, room: HistoryRoom) -> None:
+        self.store: BarStore = stores.bars
+        self.records: Records = stores.records
+        self.keep: KeepBars = room.writer.keep
+        self.ledger: LedgerService = room.ledger
+        self.backfill: BackfillService = room.backfill
+        self.room = room
+
+
+@contextlib.asynccontextmanager
+async def open_offline(config: Config, clock: Clock | None = None) -> AsyncIterator[Offline]:
+    """Open the configured stores. Raises StoreLocked while a server owns the data directory."""
+    clock = clock or SystemClock()
+    stores = Stores(config, clock)
+    memories = Memories(config, clock)
+    try:
+        providers = {s.name: provider_of(s, wanted, memories) for s, wanted in build_sources(config, clock)}
+        room = HistoryRoom(config, stores, clock, Metrics(), providers, note=Pipeline(clock).note_history)
+        try:
+            yield Offline(stores, room)
+        finally:
+            await room.close()
+    finally:
+        await memories.close()
+        stores.close()

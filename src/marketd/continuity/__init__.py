@@ -1,0 +1,1 @@
+"""Nothing missing, or it is said: gaps, the ledger, back-fill."""

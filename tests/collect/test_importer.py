@@ -1,0 +1,313 @@
+"""Files through the door that all history takes: batches, times of knowledge, notes, and the commands."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from click.testing import CliRunner
+
+from marketd.app import open_offline
+from marketd.calendars import Calendars
+from marketd.cli.files import export_bars, import_files
+from marketd.collect.importer import ImportSummary, import_file
+from marketd.config import Config, ServerConfig
+from marketd.errors import InvalidInput, MarketDataError
+from marketd.ingest.history import KeepBars, KeptBars
+from marketd.model import Interval, parse_ns
+from marketd.sources.files import FileOptions, understand
+from marketd.testing import ManualClock
+
+NEW_YORK = "America/New_York"
+NOW = parse_ns("2026-11-20T15:00:00Z")
+START_S = 1_577_923_200  # 2020-01-02T00:00:00Z
+
+
+def csv(folder: Path, rows: list[str], header: str = "ts,open,high,low,close,volume", name: str = "AAPL.csv") -> str:
+    path = folder / name
+    path.write_text("\n".join([header, *rows]) + "\n", encoding="utf-8")
+    return str(path)
+
+
+def minutes(count: int) -> list[str]:
+    return [f"{START_S + 60 * n},100,101,99,100.5,{n}" for n in range(count)]
+
+
+class Door:
+    """Accepts everything; remembers the batches."""
+
+    def __init__(self) -> None:
+        self.batches: list[tuple[str, pa.Table]] = []
+
+    async def __call__(self, provider: str, bars: pa.Table) -> KeptBars:
+        self.batches.append((provider, bars))
+        return KeptBars(received=len(bars), accepted=len(bars), new_versions=len(bars), refused={})
+
+
+def run(
+    path: str, keep: KeepBars | None, calendar_of: Callable[[str], Any] = lambda _: None, **told: Any
+) -> ImportSummary:
+    plan = understand(path, FileOptions(**told))
+    return asyncio.run(import_file(plan, keep, clock=ManualClock(NOW), calendar_of=calendar_of))
+
+
+def test_bars_come_in_batches_with_the_time_of_the_import(tmp_path: Path) -> None:
+    door = Door()
+    summary = run(csv(tmp_path, minutes(230_000)), door)
+    assert [(provider, len(bars)) for provider, bars in door.batches] == [
+        ("file", 100_000), ("file", 100_000), ("file", 30_000),
+    ]  # fmt: skip
+    table = pa.concat_tables([bars for _, bars in door.batches])
+    assert table.column("ts").cast(pa.int64()).to_pylist() == [(START_S + 60 * n) * 10**9 for n in range(230_000)]
+    assert table.column("as_of").unique().cast(pa.int64()).to_pylist() == [NOW]
+    assert (summary.rows, summary.readable, summary.accepted, summary.new_versions) == (230_000,) * 4
+    assert (summary.first_ns, summary.last_ns) == (START_S * 10**9, (START_S + 60 * 229_999) * 10**9)
+
+
+def test_refused_rows_are_counted_with_their_lines(tmp_path: Path) -> None:
+    rows = minutes(5)
+    rows[2] = "nonsense"
+    rows[3] = rows[3].replace("100.5", "?")
+    path = csv(tmp_path, rows)
+    summary = run(path, Door())
+    assert summary.refused == {"corrupt_line": 1, "not_a_number": 1}
+    assert [(row.reason, row.where) for row in summary.quarantined] == [
+        ("corrupt_line", f"{path}:4"),
+        ("not_a_number", f"{path}:5"),
+    ]
+    assert summary.rows == summary.accepted + sum(summary.refused.values()) == 5
+
+
+def test_what_the_door_refuses_is_counted_too(tmp_path: Path) -> None:
+    async def door(_provider: str, bars: pa.Table) -> KeptBars:
+        return KeptBars(received=len(bars), accepted=len(bars) - 2, new_versions=1, refused={"high_below_low": 2})
+
+    summary = run(csv(tmp_path, minutes(5)), door)
+    assert (summary.accepted, summary.new_versions, summary.refused) == (3, 1, {"high_below_low": 2})
+
+
+def test_the_time_of_knowledge_may_be_told_or_in_the_file(tmp_path: Path) -> None:
+    header = "ts,open,high,low,close,known_at"
+    rows = ["2020-01-02,1,1,1,1,2020-01-03T08:00:00Z", "2020-01-03,1,1,1,1,2020-01-06T08:00:00+01:00"]
+    path = csv(tmp_path, rows, header)
+
+    def known(**told: str) -> list[int]:
+        door = Door()
+        run(path, door, interval="1d", **told)
+        return [value for _, bars in door.batches for value in bars.column("as_of").cast(pa.int64()).to_pylist()]
+
+    assert known() == [NOW, NOW]
+    assert known(as_of="2020-02-01T00:00:00Z") == [parse_ns("2020-02-01")] * 2
+    assert known(as_of="file") == [parse_ns("2020-01-03T08:00:00Z"), parse_ns("2020-01-06T07:00:00Z")]
+    with pytest.raises(InvalidInput, match="as_of"):
+        run(csv(tmp_path, minutes(3)), Door(), as_of="file")
+
+
+def test_providers_of_a_file_come_in_separately(tmp_path: Path) -> None:
+    header = "ts,open,high,low,close,provider"
+    path = csv(tmp_path, ["2020-01-02,1,1,1,1,a", "2020-01-02,2,2,2,2,b", "2020-01-03,1,1,1,1,a"], header)
+    door = Door()
+    run(path, door, interval="1d")
+    assert [(provider, bars.column("close").to_pylist()) for provider, bars in door.batches] == [
+        ("a", [1.0, 1.0]),
+        ("b", [2.0]),
+    ]
+
+
+def test_a_dry_run_reads_everything_and_keeps_nothing(tmp_path: Path) -> None:
+    summary = run(csv(tmp_path, [*minutes(10), "x"]), None)
+    assert (summary.rows, summary.readable, summary.accepted, summary.refused) == (11, 10, 0, {"corrupt_line": 1})
+
+
+# --- sessions ------------------------------------------------------------------------------------------------
+
+
+def session(*, shift_minutes: int, offset: str) -> list[str]:
+    """Two sessions of 5-minute bars, 09:30 to 16:00 on the wall of New York, stamped this much later."""
+    at = [(h, m) for h in range(9, 16) for m in range(0, 60, 5) if (h, m) >= (9, 30)]
+    rows = []
+    for day in ("2020-01-02", "2020-01-03"):
+        for h, m in at:
+            total = h * 60 + m + shift_minutes
+            rows.append(f"{day} {total // 60:02}:{total % 60:02}{offset},1,1,1,1,1")
+    return rows
+
+
+def test_times_within_the_sessions_give_no_note(tmp_path: Path) -> None:
+    calendar = Calendars().named("XNYS")
+    path = csv(tmp_path, session(shift_minutes=0, offset=""))
+    assert run(path, None, lambda _: calendar, timezone=NEW_YORK).notes == ()
+
+
+def test_stamps_at_the_end_that_were_taken_for_the_start_are_noticed(tmp_path: Path) -> None:
+    calendar = Calendars().named("XNYS")
+    path = csv(tmp_path, session(shift_minutes=5, offset=""))
+    (note,) = run(path, None, lambda _: calendar, timezone=NEW_YORK).notes
+    assert "--stamp end" in note
+    assert run(path, None, lambda _: calendar, timezone=NEW_YORK, stamp="end").notes == ()
+
+
+def test_a_wrong_time_zone_is_noticed(tmp_path: Path) -> None:
+    calendar = Calendars().named("XNYS")
+    path = csv(tmp_path, session(shift_minutes=0, offset=""))
+    (note,) = run(path, None, lambda _: calendar, timezone="UTC").notes
+    assert "5 h later" in note
+    assert "--timezone" in note
+
+
+def test_the_time_zone_and_stamps_of_recorded_files(data_folder: Path) -> None:
+    calendar = Calendars().named("XNYS")
+    spy = str(data_folder / "bars_minute/lean_spy_10_min_20150303-19.csv.gz")
+    (note,) = run(spy, None, lambda _: calendar, symbol="SPY", timezone=NEW_YORK).notes
+    assert "--stamp end" in note
+    assert run(spy, None, lambda _: calendar, symbol="SPY", timezone=NEW_YORK, stamp="end").notes == ()
+
+
+# --- the real door -------------------------------------------------------------------------------------------
+
+
+def test_importing_again_makes_no_new_versions(tmp_path: Path) -> None:
+    path = csv(tmp_path, minutes(500))
+    config = Config(server=ServerConfig(data_dir=str(tmp_path / "data")))
+
+    async def twice() -> tuple[ImportSummary, ImportSummary, pa.Table]:
+        clock = ManualClock(NOW)
+        async with open_offline(config, clock) as engine:
+            first = await import_file(understand(path), engine.keep, clock=clock)
+            await clock.advance(3600)
+            second = await import_file(understand(path), engine.keep, clock=clock)
+            return first, second, engine.store.read("AAPL", Interval.parse("1m"), 0, NOW)
+
+    first, second, stored = asyncio.run(twice())
+    assert (first.accepted, first.new_versions, first.refused) == (500, 500, {})
+    assert (second.accepted, second.new_versions) == (500, 0)
+    assert stored.num_rows == 500
+    assert stored.column("status").unique().to_pylist() == ["backfill"]
+    assert stored.column("as_of").unique().cast(pa.int64()).to_pylist() == [NOW]
+
+
+# --- the commands --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> str:
+    path = tmp_path / "marketd.yaml"
+    path.write_text(f"server:\n  data_dir: {tmp_path / 'data'}\nmarket_data: {{}}\n", encoding="utf-8")
+    return str(path)
+
+
+def invoke(command: Any, *arguments: str) -> tuple[int, str]:
+    result = CliRunner().invoke(command, list(arguments), catch_exceptions=True)
+    if isinstance(result.exception, MarketDataError):
+        return 2, str(result.exception)
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result.exit_code, result.output
+
+
+def test_the_dry_run_shows_how_the_file_was_understood(tmp_path: Path) -> None:
+    rows = [
+        "01/02/2020 09:35 AM,1,3,1,2,7",
+        "13/02/2020 09:40 AM,1,3,1,2,7",
+        "x,1,3,1,2,7",
+        "13/02/2020 09:45 AM,1,3,1,2,7",
+    ]
+    path = csv(tmp_path, rows, "Date,Open,High,Low,Close,Volume")
+    code, said = invoke(import_files, path, "--timezone", NEW_YORK, "--stamp", "end", "--interval", "5m", "--dry-run")
+    assert code == 0
+    for words in (
+        "'Date': ts", "DD/MM/YYYY [HH:MM], America/New_York", "end of the bar", "interval  5m", "oldest first",
+        "bars      3 can be read", "2020-02-01T14:30:00Z", "2020-02-13T14:40:00Z", "refused   1 bad_time",
+        f"{path}:4: bad_time: Date=x", "nothing was kept",
+    ):  # fmt: skip
+        assert words in said, said
+
+
+def test_import_export_and_import_again(tmp_path: Path, config: str) -> None:
+    path = csv(tmp_path, minutes(300))
+    code, said = invoke(import_files, path, "--config", config)
+    assert code == 0, said
+    assert "300 bars: 300 new, 0 known before" in said
+    out = str(tmp_path / "out.csv.gz")
+    code, said = invoke(export_bars, "--out", out, "--symbol", "AAPL", "--config", config)
+    assert code == 0, said
+    assert "300 bars of 1 symbols" in said
+    code, said = invoke(import_files, out, "--config", config)
+    assert code == 0, said
+    assert "300 bars: 0 new, 300 known before" in said
+
+
+def test_what_is_left_open_is_asked_before_anything_is_kept(tmp_path: Path, config: str) -> None:
+    good = csv(tmp_path, minutes(10))
+    bad = csv(tmp_path, ["1/2/2020,1,1,1,1,1", "1/3/2020,1,1,1,1,1", "1/4/2020,1,1,1,1,1"], name="MSFT.csv")
+    code, said = invoke(import_files, good, bad, "--config", config)
+    assert code == 2
+    assert "date_format" in said
+    code, said = invoke(export_bars, "--out", str(tmp_path / "out.parquet"), "--config", config)
+    assert (code, "0 bars" in said) == (1, True)
+
+
+def test_a_file_with_nothing_to_keep_is_exit_code_1(tmp_path: Path, config: str) -> None:
+    path = csv(tmp_path, ["2020-01-02T14:30Z,1,1,1,,1", "2020-01-02T14:31Z,1,1,1,,1"])
+    code, said = invoke(import_files, path, "--interval", "1m", "--config", config)
+    assert (code, "2 absent_price" in said) == (1, True)
+
+
+def test_observations_with_the_times_they_became_known(tmp_path: Path, config: str) -> None:
+    rows = [
+        "2020-01-01,1.5,2020-02-01T12:00:00Z,new", "2020-02-01,1.75,2020-03-01T12:00:00Z,new",
+        "2020-01-01,1.6,2020-03-01T12:00:00Z,revised", "2020-02-01,,2020-03-02T12:00:00Z,withdrawn",
+        "2020-03-01,,2020-03-02T12:00:00Z,new", "2020-04-01,2.5,2020-05-04,new",
+    ]  # fmt: skip
+    path = csv(tmp_path, rows, "observation_date,value,known_at,change")
+    code, said = invoke(import_files, path, "--observations", "CPI", "--config", config)
+    assert code == 0, said
+    assert "5 new, 0 known before" in said
+    assert f"{path}:6: not_a_number" in said
+
+    async def at(time: str) -> list[tuple[int, float]]:
+        async with open_offline(Config(server=ServerConfig(data_dir=str(tmp_path / "data")))) as engine:
+            table = engine.records.observations("CPI", 0, NOW, as_of_ns=parse_ns(time))
+            return list(
+                zip(table.column("ts").cast(pa.int64()).to_pylist(), table.column("value").to_pylist(), strict=True)
+            )
+
+    january, february, april = (parse_ns(f"2020-{month}-01") for month in ("01", "02", "04"))
+    assert asyncio.run(at("2020-02-15")) == [(january, 1.5)]
+    assert asyncio.run(at("2020-03-01T12:00:00Z")) == [(january, 1.6), (february, 1.75)]
+    assert asyncio.run(at("2020-05-04T23:59:59Z")) == [(january, 1.6)]
+    assert asyncio.run(at("2020-05-05")) == [(january, 1.6), (april, 2.5)]
+
+
+def test_corporate_actions(tmp_path: Path, config: str) -> None:
+    rows = [
+        "AAPL,split,2014-06-09,7:1,",
+        "AAPL,dividend,2014-08-07,,0.47",
+        "FB,rename,2022-06-09,,",
+        "X,merger,2020-01-01,,",
+    ]
+    path = csv(tmp_path, rows, "symbol,kind,ex_date,ratio,amount")
+    code, said = invoke(import_files, path, "--actions", "--as-of", "2014-06-01T00:00:00Z", "--config", config)
+    assert code == 0, said
+    assert "2 new" in said
+    assert "2 bad_action" in said
+
+    async def actions() -> Any:
+        async with open_offline(Config(server=ServerConfig(data_dir=str(tmp_path / "data")))) as engine:
+            return engine.records.actions("AAPL")
+
+    split, dividend = asyncio.run(actions())
+    assert (split.kind, split.ratio, split.ex_ns, split.as_of_ns) == (
+        "split", 7.0, parse_ns("2014-06-09"), parse_ns("2014-06-01"),
+    )  # fmt: skip
+    assert (dividend.kind, dividend.amount, dividend.ex_ns) == ("dividend", 0.47, parse_ns("2014-08-07"))
+
+
+def test_recorded_vintages_are_read_whole(data_folder: Path, tmp_path: Path, config: str) -> None:
+    path = str(data_folder / "macro/vintages/cpi_us_monthly_revisions.csv.gz")
+    code, said = invoke(import_files, path, "--observations", "CPI", "--config", config)
+    assert code == 0, said
+    assert "refused" not in said
