@@ -6,10 +6,10 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 ARGS ?=
 
-.PHONY: run web install test check format bench drills lock clean help
+.PHONY: run web install test check format bench bench-quality drills lock clean help
 
 help: ## this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
 run: .venv/base web ## serve the demo on http://127.0.0.1:8001 (ARGS="--config my.yaml" for more)
 	$(BIN)/marketd serve $(ARGS)
@@ -34,6 +34,9 @@ format: .venv/dev ## format the code
 
 bench: .venv/dev ## benchmarks, side by side with peers (ARGS="--quick" for a short one)
 	$(BIN)/python bench/run.py $(ARGS)
+
+bench-quality: .venv/dev ## faulty bars told from healthy ones, on recorded data (ARGS="--details" for every file)
+	$(BIN)/python bench/quality.py $(ARGS)
 
 drills: .venv/dev ## long soaks and hundreds of kills
 	$(BIN)/python -m pytest -m drill $(ARGS)

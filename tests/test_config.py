@@ -210,7 +210,7 @@ MISTAKES = [
         "sources: {replay: {files: [{path: a.csv}, {path: b.csv, interval: 7m}]}}",
         "sources.replay.files[1].interval",
         "7m",
-        "1s, 1m, 5m, 15m, 1h, 1d",
+        "1s, 1m, 5m, 10m, 15m, 30m, 1h, 4h, 1d, 1w",
     ),
     ("sources: {replay: {files: [{path: a.csv}], speed: 0}}", "sources.replay.speed", 0.0, "above 0"),
     ("validation: {max_jump: 0}", "validation.max_jump", 0.0, "above 0"),
@@ -352,3 +352,55 @@ def test_a_key_given_twice_is_refused_with_its_line(tmp_path: Path) -> None:
         load_config(path, {})
     assert (caught.value.where, caught.value.field) == (str(path), "line 5")
     assert "'A' is given twice" in str(caught.value)
+
+
+def test_variables_of_the_environment_set_their_settings() -> None:
+    config = load_config(
+        None,
+        {
+            "DATABASE_URL": "postgresql://desk@localhost/market",
+            "TIER_MAXS__T0": "10",
+            "TIER_MAXS__T1": "20",
+            "BACKFILL_CHUNK_MINUTES": "60",
+            "BACKFILL_MAX_CONCURRENCY_T0": "7",
+            "BACKFILL_MAX_CONCURRENCY_T2": "0",
+            "BACKFILL_DISPATCH_RATE_PER_SEC": "0.5",
+            "LIVE_BATCH_SIZE": "11",
+            "BACKFILL_BATCH_SIZE": "12",
+            "LOCAL_SWEEP_ENABLED": "true",
+            "CADENCE_T0__bars_1m": "30",
+            "CADENCE_T2__eod": "0",
+            "USE_RLC": "true",
+            "RLC_REDIS_URL": "redis://jobs",
+            "RLC_REDIS_JOBS_KEY": "desk:jobs",
+        },
+    )
+    assert config.database_url == "postgresql://desk@localhost/market"
+    assert (config.universe.tier_maxs.T0, config.universe.tier_maxs.T1) == (10, 20)
+    assert config.backfill.chunk_minutes == 60
+    limits = config.backfill.max_concurrency
+    assert (limits.T0, limits.T1, limits.T2) == (7, 2, 0)
+    assert config.backfill.dispatch_rate_per_s == 0.5
+    assert (config.backfill.live_batch_size, config.backfill.batch_size) == (11, 12)
+    assert config.sweep.enabled is True
+    assert config.sweep.cadence == {
+        "T0": {"bars_1m": 30, "quotes_l1": 5},
+        "T1": {"bars_1m": 300, "quotes_l1": 15},
+        "T2": {"eod": 0},
+    }
+    assert (config.jobs.use_rlc, config.jobs.redis_url, config.jobs.jobs_key) == (True, "redis://jobs", "desk:jobs")
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "allowed"),
+    [
+        ("TIER_MAXS__T0", "many", "int"),
+        ("CADENCE_T0__bars_1m", "-1", "seconds from 1 to 86400"),
+        ("USE_RLC", "perhaps", "bool"),
+    ],
+)
+def test_a_variable_that_means_nothing_is_refused_by_its_name(variable: str, value: str, allowed: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        load_config(None, {variable: value})
+    assert (refused.value.where, refused.value.field, refused.value.value) == ("environment", variable, value)
+    assert allowed in refused.value.allowed

@@ -130,7 +130,11 @@ class Pipeline:
         if singles:
             self._accept(state, TickBatch.from_events(singles))
 
-    def _accept(self, state: SourceState, batch: TickBatch) -> None:
+    def take_asked(self, source: str, quote: Quote) -> None:
+        """One quote that was asked for. It makes no bars: what is seen now and then is no bar."""
+        self._accept(self.sources[source], TickBatch.from_events([quote]), builds=False)
+
+    def _accept(self, state: SourceState, batch: TickBatch, *, builds: bool = True) -> None:
         received = len(batch)
         state.ticks += received
         self._metrics.ticks_received.labels(state.name).inc(received)
@@ -160,7 +164,8 @@ class Pipeline:
         self._note_trades(batch, ids)
         newest = int(batch.time_event_ns.max())
         state.newest_event_ns = max(state.newest_event_ns, newest)
-        state.builder.add(batch, since_ns=0 if state.event_time else self.clock.time_ns())
+        if builds:
+            state.builder.add(batch, since_ns=0 if state.event_time else self.clock.time_ns())
         if state.event_time:
             state.builder.advance(state.newest_event_ns - self._bar_config.close_delay_ms * NS_PER_MS)
         if self._hub is not None:

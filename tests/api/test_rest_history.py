@@ -444,7 +444,6 @@ def test_an_answer_of_any_size_never_holds_more_than_64_mib(kind: str) -> None:
         pa.set_memory_pool(before)
     assert sent > n * 3
     assert chunks > 6
-    print(kind, peak >> 20, counting.max_memory() >> 20)
     assert peak + counting.max_memory() < 64 << 20
 
 

@@ -34,7 +34,9 @@ def csv(folder: Path, rows: list[str], header: str = "ts,open,high,low,close,vol
 
 
 def minutes(count: int) -> list[str]:
-    return [f"{START_S + 60 * n},100,101,99,100.5,{n}" for n in range(count)]
+    return [
+        f"{START_S + 60 * n},{100 + n % 7 / 10},{101 + n % 5 / 10},{99 + n % 3 / 10},100.5,{n}" for n in range(count)
+    ]
 
 
 class Door:
@@ -224,6 +226,18 @@ def test_the_dry_run_shows_how_the_file_was_understood(tmp_path: Path) -> None:
         f"{path}:4: bad_time: Date=x", "nothing was kept",
     ):  # fmt: skip
         assert words in said, said
+
+
+def test_the_command_checks_times_against_a_calendar(tmp_path: Path, config: str) -> None:
+    path = csv(tmp_path, session(shift_minutes=0, offset=""))
+    arguments = (path, "--dry-run", "--timezone", "UTC")
+    assert "lie outside" in invoke(import_files, *arguments, "--calendar", "XNYS")[1]
+    assert "lie outside" not in invoke(import_files, *arguments)[1]  # nothing is known about AAPL
+    with Path(config).open("a", encoding="utf-8") as file:
+        file.write("calendars:\n  symbols: {AAPL: XNYS}\n")
+    assert "lie outside" in invoke(import_files, *arguments, "--config", config)[1]
+    code, said = invoke(import_files, path, "--calendar", "XNOPE", "--dry-run")
+    assert (code, "XNOPE" in said) == (2, True)
 
 
 def test_import_export_and_import_again(tmp_path: Path, config: str) -> None:

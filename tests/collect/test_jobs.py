@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+import sys
 import time
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -293,3 +296,18 @@ def test_a_setting_out_of_range_is_named(field):
     with pytest.raises(InvalidInput) as caught:
         JobsConfig(**{field: "" if field == "jobs_key" else 0})
     assert caught.value.field == field
+
+
+def test_what_the_example_pushes_is_a_job(redis_server):
+    async def main():
+        async with bench(redis_server) as made:
+            path = Path(__file__).parents[2] / "examples" / "push_job.py"
+            command = [sys.executable, str(path), redis_server.url, "AAPL", "2026-11-16T00:00:00Z", "2026-11-21"]
+            said = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, check=True)
+            made.consumer.start()
+            await until(lambda: made.done)
+            (job,) = made.done
+            assert (job.id, job.type, job.symbol) == (said.stdout.strip(), "backfill", "AAPL")
+            assert (job.start_ns, job.end_ns) == (parse_ns("2026-11-16"), parse_ns("2026-11-21"))
+
+    asyncio.run(main())

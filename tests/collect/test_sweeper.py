@@ -108,8 +108,22 @@ class Bench:
         return [task.symbol for _, task in self.tasks if kind in (None, task.kind)]
 
 
+def only(cadence):
+    """This and nothing else."""
+    never = dict.fromkeys(("bars_1m", "quotes_l1", "eod"), 0)
+    return {tier: never | cadence.get(tier, {}) for tier in ("T0", "T1", "T2")}
+
+
 def config(**cadence):
-    return SweepConfig(enabled=True, cadence=cadence)
+    return SweepConfig(enabled=True, cadence=only(cadence))
+
+
+def test_what_is_not_given_is_as_by_default():
+    assert SweepConfig(cadence={"T0": {"bars_1m": 30}, "T2": {"eod": 0}}).cadence == {
+        "T0": {"bars_1m": 30, "quotes_l1": 5},
+        "T1": {"bars_1m": 300, "quotes_l1": 15},
+        "T2": {"eod": 0},
+    }
 
 
 def test_each_symbol_once_a_period_and_evenly():
@@ -180,7 +194,7 @@ def test_after_a_stall_everybody_is_owed_once_and_there_is_no_burst():
 def test_closed_venues_are_left_alone():
     async def main():
         cadence = {"T0": {"bars_1m": 60, "quotes_l1": 5}}
-        slow = SweepConfig(enabled=True, cadence=cadence, pulse_s=5.0)
+        slow = SweepConfig(enabled=True, cadence=only(cadence), pulse_s=5.0)
         bench = Bench(universe(T0=3), slow, calendar=Weekdays())
         await bench.started()
         await bench.run(60)
@@ -201,7 +215,7 @@ def test_closed_venues_are_left_alone():
 def test_the_day_is_fetched_once_after_its_close_and_spread():
     async def main():
         settings = SweepConfig(
-            enabled=True, cadence={"T2": {"eod": 1}}, eod_delay_s=1800, eod_spread_s=1800, pulse_s=15.0
+            enabled=True, cadence=only({"T2": {"eod": 1}}), eod_delay_s=1800, eod_spread_s=1800, pulse_s=15.0
         )
         bench = Bench(universe(T2=60), settings, calendar=Weekdays())
         await bench.started()
@@ -251,7 +265,7 @@ def test_two_processes_share_the_work_and_one_takes_over():
 
 def test_slow_fetches_hold_back_new_ones():
     async def main():
-        settings = SweepConfig(enabled=True, cadence={"T0": {"quotes_l1": 5}}, in_flight_max=8)
+        settings = SweepConfig(enabled=True, cadence=only({"T0": {"quotes_l1": 5}}), in_flight_max=8)
         bench = Bench(universe(T0=100), settings)
         await bench.started()
         bench.gate.clear()
@@ -269,7 +283,8 @@ def test_slow_fetches_hold_back_new_ones():
 
 def test_failures_are_counted_and_go_on(caplog):
     async def main():
-        bench = Bench(universe(T0=3), config(T0={"quotes_l1": 5}))
+        slow = SweepConfig(enabled=True, cadence=only({"T0": {"quotes_l1": 5}}), pulse_s=2.5)
+        bench = Bench(universe(T0=3), slow)
         bench.errors = {
             "T0-000": SourceUnavailable("desk", "down"),
             "T0-001": SourceRejected("desk", "unknown"),
@@ -357,7 +372,7 @@ def test_it_does_nothing_unless_enabled():
     [
         ({"cadence": {"T9": {}}}, "cadence"),
         ({"cadence": {"T0": {"bars_5m": 1}}}, "cadence.T0"),
-        ({"cadence": {"T0": {"bars_1m": 0}}}, "cadence.T0.bars_1m"),
+        ({"cadence": {"T0": {"bars_1m": 0.5}}}, "cadence.T0.bars_1m"),
         ({"cadence": {"T2": {"eod": 2}}}, "cadence.T2.eod"),
         ({"in_flight_max": 0}, "in_flight_max"),
         ({"lease_s": 0}, "lease_s"),

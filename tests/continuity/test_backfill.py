@@ -233,17 +233,17 @@ def test_a_full_queue_delays_healing_and_says_so():
 
 def test_a_restart_goes_on_with_what_was_running():
     async def main():
-        desk = Desk(BackfillConfig(**QUICK))
+        desk = Desk(BackfillConfig(chunk_minutes=60, **QUICK))
         desk.history.delay_s = 1.0
         async with running(desk) as service:
-            job = await service.submit("AAPL", MINUTE, parse_ns("2026-11-10"), parse_ns("2026-11-15"))
+            job = await service.submit("AAPL", MINUTE, parse_ns("2026-11-10"), parse_ns("2026-11-10T05:00:00Z"))
             await until(desk, lambda: len(desk.history.asked) >= 3, step_s=0.2)
         assert (await desk.queue.job(job.id)).state == "running"
         await desk.clock.advance(1)
         async with running(desk) as service:
             over = await ended(desk, service, job)
-            assert (over.state, over.bars) == ("done", 5 * 1440)
-        assert len(desk.stored()) == desk.versions() == 5 * 1440
+            assert (over.state, over.bars) == ("done", 5 * 60)
+        assert len(desk.stored()) == desk.versions() == 5 * 60
         assert len(desk.history.asked) <= 6
 
     asyncio.run(main())

@@ -378,9 +378,9 @@ def test_a_second_time_makes_no_version():
 
 def test_a_job_whose_worker_died_goes_on_where_it_was():
     async def main():
-        desk = Desk()
+        desk = Desk(BackfillConfig(chunk_minutes=60, **QUICK))
         desk.history.delay_s = 1.0
-        await desk.queue.put([job("2026-11-10", "2026-11-15")])
+        await desk.queue.put([job("2026-11-10", "2026-11-10T05:00:00Z")])
         (taken,) = await desk.queue.take("T1", 1)
         task = asyncio.create_task(desk.worker().work(taken))
         while len(desk.history.asked) < 3:
@@ -392,10 +392,10 @@ def test_a_job_whose_worker_died_goes_on_where_it_was():
         await desk.clock.advance(1)
         assert await desk.queue.recover() == 1
         (again,) = await desk.queue.take("T1", 1)
-        assert again.done_ns == parse_ns("2026-11-12")
+        assert again.done_ns == parse_ns("2026-11-10T02:00:00Z")
         ended = await finished(desk, again, seconds=60.0)
-        assert (ended.state, ended.bars) == ("done", 5 * 1440)
-        assert len(desk.stored()) == desk.versions() == 5 * 1440
+        assert (ended.state, ended.bars) == ("done", 5 * 60)
+        assert len(desk.stored()) == desk.versions() == 5 * 60
 
     asyncio.run(main())
 

@@ -70,6 +70,13 @@ def test_an_adjustment_a_hundred_times_too_small_and_a_dividend_a_hundred_times_
     assert (finding.code, finding.rows) == ("dividend_scaled", 1)
 
 
+def test_a_usual_dividend_is_believed_even_when_the_price_stood_still() -> None:
+    close = quiet()
+    tiny = [c * (1 - 0.04 / close[19]) for c in close[:20]] + close[20:]
+    (finding,) = check_adjusted(frame(close, tiny, {20: 4.0}))
+    assert (finding.code, finding.rows) == ("adjustment_scaled", 20)
+
+
 def test_a_dividend_quoted_before_a_split() -> None:
     close = quiet()
     adjusted = [c * (1 - 0.5 / close[19]) for c in close[:20]] + close[20:]

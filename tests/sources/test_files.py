@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from datetime import UTC, date, datetime
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from files_of_bars import AS_OF_NS, Read, minutes, write
 
 from marketd.errors import InvalidInput
 from marketd.model import BAR_SCHEMA
-from marketd.sources.files import FileOptions, understand
+from marketd.sources.files import FILE_REASONS, FileOptions, understand
 
 NEW_YORK = "America/New_York"
 
@@ -251,6 +252,10 @@ def test_daily_bars_stamped_in_the_evening_are_asked_about(tmp_path: Path) -> No
     path = write(tmp_path, minutes("2020-03-05 18:00", "2020-03-08 18:00", "2020-03-09 18:00"))
     with pytest.raises(InvalidInput, match=r"stamp.*evening"):
         understand(path, FileOptions(timezone=NEW_YORK, interval="1d"))
+    starts = Read(path, timezone=NEW_YORK, interval="1d", stamp="start").times
+    assert starts == ["2020-03-06 00:00", "2020-03-09 00:00", "2020-03-10 00:00"]
+    ends = Read(path, timezone=NEW_YORK, interval="1d", stamp="end").times
+    assert ends == ["2020-03-05 00:00", "2020-03-08 00:00", "2020-03-09 00:00"]
 
 
 @pytest.mark.parametrize(
@@ -331,6 +336,12 @@ def test_clock_times_without_leading_zeros_are_read_by_their_longest(tmp_path: P
     found = Read(write(tmp_path, "date,time,open,high,low,close\n" + "\n".join(rows)), timezone="UTC")
     assert str(found.plan.interval) == "1s"
     assert [bar["ts"] for bar in found.bars] == [ns("2020-01-02") + n * 1_000_000_000 for n in range(7200)]
+
+
+def test_an_hour_alone_is_not_taken_for_minutes(tmp_path: Path) -> None:
+    rows = [f"20200102,{hour},1,3,1,2" for hour in range(9, 17)]
+    with pytest.raises(InvalidInput, match=r"column hour.*09:30"):
+        understand(write(tmp_path, "date,hour,open,high,low,close\n" + "\n".join(rows)), FileOptions(timezone="UTC"))
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
@@ -434,6 +445,16 @@ def test_bad_lines_are_put_aside_and_the_rest_goes_on(tmp_path: Path) -> None:
     assert found.rows == 7
 
 
+def test_a_line_that_is_no_utf_8_is_put_aside_where_it_matters(tmp_path: Path) -> None:
+    text = "symbol,ts,open,high,low,close,name\n" + "".join(
+        f"{symbol},2020-01-02T14:3{n}Z,1,3,1,2,{name}\n"
+        for n, (symbol, name) in enumerate((("BMW", "M\u00fcnchen"), ("NESN", "Vevey"), ("M\u00dc", "x"), ("BMW", "x")))
+    )
+    found = Read(write(tmp_path, text.encode("latin-1"), "all.csv"), interval="1m")
+    assert [bar["symbol"] for bar in found.bars] == ["BMW", "NESN", "BMW"]
+    assert [(refused.line, refused.reason) for refused in found.examples] == [(4, "corrupt_line")]
+
+
 def test_a_quote_without_end_costs_its_own_line_only(tmp_path: Path) -> None:
     rows = minutes("2020-01-02T14:30Z", "2020-01-02T14:31Z", "2020-01-02T14:32Z", "2020-01-02T14:33Z").split("\n")
     rows[2] = '"' + rows[2]
@@ -528,6 +549,21 @@ def test_files_that_are_something_else_are_named(tmp_path: Path, data: bytes, na
         understand(str(path))
 
 
+def test_dbn_without_its_package_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "databento_dbn", None)
+    (tmp_path / "AAPL.dbn").write_bytes(b"DBN\x03")
+    with pytest.raises(InvalidInput, match=r"pip install \"marketd\[dbn\]\""):
+        understand(str(tmp_path / "AAPL.dbn"))
+
+
+def test_truth_values_and_dates_are_no_prices(tmp_path: Path) -> None:
+    good = pa.array([1.0])
+    for odd in (pa.array([True]), pa.array([date(2020, 1, 2)])):
+        table = pa.table({"ts": ["2020-01-02"], "open": odd, "high": good, "low": good, "close": good})
+        pq.write_table(table, tmp_path / "AAPL.parquet")
+        assert dict(Read(str(tmp_path / "AAPL.parquet"), interval="1d").refused) == {"not_a_number": 1}
+
+
 def test_what_was_understood_is_told(tmp_path: Path) -> None:
     path = write(tmp_path, minutes("2020-01-02 09:35", "2020-01-02 09:40", "2020-01-02 09:45"), "AAPL.csv.gz")
     told = understand(path, FileOptions(timezone=NEW_YORK, stamp="end")).describe()
@@ -537,3 +573,8 @@ def test_what_was_understood_is_told(tmp_path: Path) -> None:
     assert ("interval", "5m") in told
     assert ("order", "oldest first") in told
     assert ("format", "CSV, fields between ,, gzip") in told
+
+
+def test_every_reason_is_documented() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "import-export.md").read_text(encoding="utf-8")
+    assert [reason for reason, words in FILE_REASONS.items() if f"| `{reason}` | {words} |" not in page] == []

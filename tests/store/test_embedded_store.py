@@ -111,16 +111,15 @@ def test_sealing_moves_rows_from_the_log_to_sorted_files(tmp_path: Path) -> None
     assert files(tmp_path) == ["log/log-000001.bars", "marketd.lock"]
     store.append(bar_table([bar(0, interval="1h", ts_ns=next_day), bar(0, interval="1d", ts_ns=next_day)]))
     store.seal()
-    assert files(tmp_path) == [
-        "bars/interval=1d/date=2026-01-01/part-000002.parquet",
-        "bars/interval=1h/date=2026-11-01/part-000002.parquet",
-        "bars/interval=1m/date=2026-11-20/part-000001.parquet",
-        "bars/interval=1m/date=2026-11-21/part-000001.parquet",
-        "log/log-000003.bars",
-        "manifest.json",
-        "marketd.lock",
+    parts = [
+        "bars/interval=1d/date=2026-01-01/year-part-000002",
+        "bars/interval=1h/date=2026-11-01/month-part-000002",
+        "bars/interval=1m/date=2026-11-20/day-part-000001",
+        "bars/interval=1m/date=2026-11-21/day-part-000001",
     ]
-    sealed = pa.parquet.read_table(tmp_path / "bars/interval=1m/date=2026-11-20/part-000001.parquet", partitioning=None)
+    others = ["log/log-000003.bars", "manifest.json", "marketd.lock"]
+    assert files(tmp_path) == [part + end for part in parts for end in (".coverage", ".parquet")] + others
+    sealed = pa.parquet.read_table(tmp_path / f"{parts[2]}.parquet", partitioning=None)
     assert sealed.equals(bar_table([bar(0, "AAPL"), bar(0, "MSFT"), bar(1, "MSFT")]))
     store.close()
 
@@ -134,8 +133,8 @@ def test_a_new_day_seals_the_day_before(tmp_path: Path) -> None:
     clock._elapsed_ns += 2 * MINUTE
     store.append(bar_table([bar(2)]))
     store.close()  # waits for the seal
-    assert [name for name in files(tmp_path) if not name.endswith("lock")] == [
-        "bars/interval=1m/date=2026-11-20/part-000001.parquet",
+    assert [name for name in files(tmp_path) if not name.endswith(("lock", "coverage"))] == [
+        "bars/interval=1m/date=2026-11-20/day-part-000001.parquet",
         "log/log-000002.bars",
         "manifest.json",
     ]
@@ -143,10 +142,10 @@ def test_a_new_day_seals_the_day_before(tmp_path: Path) -> None:
 
 def test_a_log_that_grows_too_big_is_sealed(tmp_path: Path) -> None:
     store = open_store(tmp_path, log_bytes_max=4096)
-    for minute in range(20):
+    for minute in range(60):
         store.append(bar_table([bar(minute)]))
     assert len([name for name in files(tmp_path) if name.endswith(".parquet")]) >= 3
-    assert read_all(store).equals(bar_table([bar(minute) for minute in range(20)]))
+    assert read_all(store).equals(bar_table([bar(minute) for minute in range(60)]))
     store.close()
 
 
@@ -158,7 +157,8 @@ def test_appends_go_on_while_a_seal_is_under_way(tmp_path: Path) -> None:
             reached.set()
             assert release.wait(30)
 
-    store = EmbeddedStore(tmp_path, EmbeddedStoreConfig(seal_rows=2), ManualClock(OPENING), on_step=hold)
+    config = EmbeddedStoreConfig(seal_rows=2, compact_every_s=None)
+    store = EmbeddedStore(tmp_path, config, ManualClock(OPENING), on_step=hold)
     store.append(bar_table([bar(0), bar(1)]))
     assert store.append(bar_table([bar(2)])) == 1
     assert reached.wait(30)
@@ -179,7 +179,8 @@ def test_while_sealing_fails_rows_are_kept_and_then_appends_refused(tmp_path: Pa
         if broken and step == "part_written":
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    store = EmbeddedStore(tmp_path, EmbeddedStoreConfig(seal_rows=2), ManualClock(OPENING), on_step=fail)
+    config = EmbeddedStoreConfig(seal_rows=2, compact_every_s=None)
+    store = EmbeddedStore(tmp_path, config, ManualClock(OPENING), on_step=fail)
     store.append(bar_table([bar(0), bar(1)]))
     store.append(bar_table([bar(2), bar(3)]))  # seals the first two, in vain
     for _ in range(2):
@@ -316,7 +317,7 @@ def sealed_file(folder: Path) -> Path:
     store.append(bar_table([bar(minute) for minute in range(50)]))
     store.seal()
     store.close()
-    return folder / "bars/interval=1m/date=2026-11-20/part-000001.parquet"
+    return folder / "bars/interval=1m/date=2026-11-20/day-part-000001.parquet"
 
 
 def test_a_sealed_file_that_is_gone_or_cut_is_noticed_at_once(tmp_path: Path) -> None:

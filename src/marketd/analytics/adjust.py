@@ -19,10 +19,16 @@ from marketd.errors import InvalidInput
 from marketd.model import ActionKind, CorporateAction, format_ns
 from marketd.model.time import NS_PER_S
 
-__all__ = ["ActionMark", "Adjusted", "AdjustmentMode", "adjust", "adjusted", "believed", "split_doubts"]
+__all__ = ["MARKS", "ActionMark", "Adjusted", "AdjustmentMode", "adjust", "adjusted", "believed", "split_doubts"]
 
 AdjustmentMode = Literal["raw", "split", "all"]
 """raw: as traded. split: prices and volumes in today's shares. all: prices also without the fall of each dividend."""
+
+MARKS = (
+    "single_source", "providers_disagree", "dates_disagree", "no_previous_close", "dividend_exceeds_price",
+    "not_in_force", "already_adjusted",
+)  # fmt: skip
+"""What an `ActionMark` can say; `docs/adjustment.md` explains each."""
 
 MODES: tuple[str, ...] = get_args(AdjustmentMode)
 
@@ -38,13 +44,7 @@ _PRICES = ("open", "high", "low", "close", "vwap")
 
 
 class ActionMark(msgspec.Struct, frozen=True, kw_only=True):
-    """What a reader should know about an action. ex_ns: of the action it is about.
-
-    code: `single_source`: one provider alone tells it. `providers_disagree`: they tell different values.
-    `dates_disagree`: they date it differently. `no_previous_close`, `dividend_exceeds_price`: a dividend that could
-    not be taken off. `not_in_force`: its ex date is later than the time asked for. `already_adjusted`: the prices
-    look as if the split had been applied to them before.
-    """
+    """What a reader should know about an action. code: one of `MARKS`. ex_ns: of the action it is about."""
 
     code: str
     symbol: str

@@ -46,13 +46,13 @@ class SourceStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PartState(msgspec.Struct, frozen=True, kw_only=True):
-    """How the store or the quote cache is doing. state: ok or failing."""
+    """How a part is doing. state: ok, failing, or off (not configured, or stopped)."""
 
     kind: str
     state: str
     error: str | None
     waiting: int
-    """Rows that are not durable (or not cached) yet."""
+    """Rows that are not durable (not cached) yet; jobs that are not done."""
 
 
 class Rates(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,6 +74,9 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     rates: Rates
     store: PartState
     cache: PartState
+    backfill: PartState
+    sweeper: PartState
+    jobs: PartState
     sources: list[SourceStatus]
 
 

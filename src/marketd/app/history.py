@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
+from marketd.api.engine import PartState
 from marketd.app.sources import Memories
 from marketd.app.stores import Stores
 from marketd.calendars import Calendar, Calendars, expected_starts
@@ -54,8 +55,8 @@ def provider_of(source: Source, wanted: Subscriptions, memories: Memories) -> Pr
 class HistoryRoom:
     """note: told on the loop of each batch of history that was judged. ready: see `continuity.worker.Ready`.
 
-    judged_ns: up to where live streams have said what they proved; later minutes are not searched for holes yet. None: no
-    stream is watched.
+    judged_ns: up to where live streams have said what they proved; later minutes are not searched for holes yet.
+    None: no stream is watched.
     """
 
     def __init__(
@@ -139,6 +140,15 @@ class HistoryRoom:
         """End back-fill and the door. The stores stay open."""
         await self.backfill.stop()
         self.writer.close()
+
+    def backfill_part(self) -> PartState:
+        """For `/health`."""
+        state = self.backfill.state
+        waiting = sum(tier.count for tier in state.waiting.values()) + state.running + state.unqueued
+        kind = "records" if self._config.redis_url is None else "redis"
+        return PartState(
+            kind=kind, state="off" if state.state == "stopped" else state.state, error=state.error, waiting=waiting
+        )
 
     # --- who and when --------------------------------------------------------------------------------------
 

@@ -14,12 +14,14 @@ import pyarrow as pa
 
 from marketd import __version__
 from marketd.api.engine import Backfill, Health, PartState, Rates, Session, SourceStatus, SymbolInfo
+from marketd.app.collection import Collection
 from marketd.app.history import HistoryRoom, provider_of
 from marketd.app.sources import Memories, build_sources
 from marketd.app.stores import Stores
 from marketd.clock import Clock, SystemClock
 from marketd.collect.bar_writer import BarWriter
 from marketd.collect.cache_writer import CacheWriter
+from marketd.collect.quote_logger import QuoteLogger
 from marketd.collect.runner import SourceRunner
 from marketd.collect.watch import StreamWatch, WatchedSource, present_in_any
 from marketd.config import Config
@@ -34,7 +36,7 @@ from marketd.ingest.symbols import SymbolTable
 from marketd.model import Bar, Interval, Quarantined, Side, format_ns
 from marketd.model.time import NS_PER_MS, NS_PER_S
 from marketd.pipeline import Pipeline
-from marketd.sources.contract import Source, Subscriptions
+from marketd.sources.contract import QuoteRequest, Source, Subscriptions
 from marketd.store.quotes import RedisQuoteCache
 from marketd.telemetry import Metrics
 from marketd.wire.messages import SourceStatusMessage
@@ -106,6 +108,20 @@ class Server:
         )
         self.history, self.ledger = self._room.answers, self._room.ledger
         self.backfill: Backfill = self._room.backfill
+        self._collection = Collection(
+            config,
+            self._room,
+            self.clock,
+            self.metrics,
+            quotes=self._quote_sources,
+            take=self.pipeline.take_asked,
+        )
+        self._quote_log: QuoteLogger | None = None
+        if config.database_url is not None and config.postgres.quote_log_seconds is not None:
+            from marketd.store.postgres import PostgresQuoteLog
+
+            log = PostgresQuoteLog(config.database_url, config.postgres, self.clock)
+            self._quote_log = QuoteLogger(self._latest, log, config.postgres.quote_log_seconds, self.clock)
         self._watch = StreamWatch(self._has_bars)
         self._watch_thread = ThreadPoolExecutor(1, "stream-watch")
         self._down_ns: dict[str, int] = {}
@@ -161,6 +177,9 @@ class Server:
         self._pulse = asyncio.create_task(self._beat(), name="pulse")
         self._minder = asyncio.create_task(self._mind_history(), name="history")
         self._room.backfill.start()
+        self._collection.start()
+        if self._quote_log is not None:
+            self._quote_log.start()
 
     async def stop(self) -> None:
         """Stop the sources, store what they said (unfinished bars as provisional), release everything."""
@@ -169,8 +188,11 @@ class Server:
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
+        await self._collection.stop()
         await self._room.close()
         await self._memories.close()
+        if self._quote_log is not None:
+            await self._quote_log.stop()
         self.pipeline.tick_clock()
         for state in self.pipeline.sources.values():
             state.builder.finish()
@@ -249,6 +271,10 @@ class Server:
             while self._writer.waiting > _BARS_WAITING_SOFT // 2:
                 await self.clock.sleep(0.01)
 
+    def _quote_sources(self, symbol: str) -> list[tuple[str, QuoteRequest]]:
+        found = self._memories.quotes_by_source
+        return [(name, found[name]) for name in self._runners if name in found and symbol in self._runners[name].wanted]
+
     async def _live_is_served(self) -> None:
         """Holds back-fill while live bars wait to be stored."""
         while self._writer.waiting > _BARS_WAITING_LIVE:
@@ -257,7 +283,7 @@ class Server:
     # --- what is missing -----------------------------------------------------------------------------------
 
     async def _mind_history(self) -> None:
-        """Now and then: what silent streams prove is remembered, new holes are asked for, the universe is kept fresh."""
+        """Now and then: remember what silent streams prove, ask for new holes, take up a new universe."""
         loop = asyncio.get_running_loop()
         while True:
             self._observe_streams()
@@ -476,7 +502,12 @@ class Server:
             s for s in sources if not s.connected and s.state != "ended" and not (self.config.demo and not s.simulated)
         ]
         quoted = bool(len(self._latest.known()))
-        failing = store.state != "ok" or cache.state != "ok"
+        backfill, sweeper, jobs = (
+            self._room.backfill_part(),
+            self._collection.sweeper_part(),
+            self._collection.jobs_part(),
+        )
+        failing = any(part.state == "failing" for part in (store, cache, backfill, sweeper, jobs))
         status = "starting" if not quoted and not failing else "degraded" if down or failing else "ok"
         return Health(
             status=status,
@@ -490,6 +521,9 @@ class Server:
             rates=self._rates,
             store=store,
             cache=cache,
+            backfill=backfill,
+            sweeper=sweeper,
+            jobs=jobs,
             sources=sources,
         )
 

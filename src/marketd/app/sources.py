@@ -16,7 +16,7 @@ from marketd.model import Quote, TickBatch, Trade
 from marketd.sources.coinbase.feed import CoinbaseSource
 from marketd.sources.coinbase.history import GRANULARITIES, CoinbaseHistory, http_client
 from marketd.sources.coinbase.parse import parse_message
-from marketd.sources.contract import BarHistory, RawTap, Source, Subscriptions
+from marketd.sources.contract import BarHistory, QuoteRequest, RawTap, Source, Subscriptions
 from marketd.sources.http import HttpClient
 from marketd.sources.replay import Recorder, ReplaySource
 from marketd.sources.simulator import SimulatedSymbol, SimulatorConfig, SimulatorSource
@@ -30,6 +30,8 @@ class Memories:
     def __init__(self, config: Config, clock: Clock) -> None:
         self.by_source: dict[str, tuple[BarHistory, tuple[str, ...]]] = {}
         """History and the intervals it has, by source name."""
+        self.quotes_by_source: dict[str, QuoteRequest] = {}
+        """Who gives quotes by request, by source name."""
         self._clients: list[HttpClient] = []
         if config.sources.coinbase is not None:
             client = http_client(config.sources.coinbase, clock)

@@ -219,7 +219,7 @@ class _Server:
                     raise _Failed(f"{self._url} answered {answer.status}: {_words(told)}")
                 return told
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise _Failed(f"{self._url} gave no answer: {error or type(error).__name__}") from error
+            raise _Failed(f"{self._url} gave no answer: {str(error) or type(error).__name__}") from error
 
 
 class _Failed(click.ClickException):

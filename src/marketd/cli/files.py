@@ -28,12 +28,12 @@ _EXAMPLES_SHOWN = 5
 @click.option("--stamp", type=click.Choice(["start", "end"]), help="What the stamps are of the bar.  [default: start]")
 @click.option("--date-format", help="DD/MM/YYYY, MM/DD/YYYY, strptime directives, or s, ms, us, ns since 1970.")
 @click.option("--column", "columns", multiple=True, metavar="OURS=THEIRS", help="ts=Date, open=2 … Repeatable.")
-@click.option("--delimiter", help="Between fields of CSV; by default from the first lines.")
+@click.option("--delimiter", help="Between fields of CSV: a character, tab or space.  [default: found out]")
 @click.option("--decimal", type=click.Choice([".", ","]), help="Decimal mark; by default from the numbers.")
 @click.option("--side", type=click.Choice(["trade", "bid", "ask"]), help="What the prices are.  [default: trade]")
 @click.option("--adjusted", is_flag=True, help="The prices are adjusted already: keep them apart from raw ones.")
 @click.option("--as-of", help="When the bars became known, or `file` for its own column.  [default: now]")
-@click.option("--calendar", help="Check the times against the sessions of this calendar, such as XNYS.")
+@click.option("--calendar", help="Whose sessions the times are checked against, such as XNYS.  [default: the symbol's]")
 @click.option("--observations", "series", metavar="SERIES", help="The files hold values of a series, not bars.")
 @click.option("--actions", is_flag=True, help="The files hold splits, dividends and renames, not bars.")
 @click.option("--dry-run", is_flag=True, help="Show how the files are understood, and keep nothing.")
@@ -65,6 +65,7 @@ def import_files(
 
     if series is not None and actions:
         raise click.UsageError("--observations and --actions exclude each other")
+    told["delimiter"] = {"tab": "\t", "\\t": "\t", "space": " "}.get(told["delimiter"], told["delimiter"])
     options = FileOptions(columns=_mapping(columns), **told)
     if series is not None or actions:
         done = asyncio.run(_import_facts(files, series, options, config_path, dry_run=dry_run))
@@ -87,11 +88,15 @@ def _mapping(columns: Sequence[str]) -> dict[str, str]:
 async def _import_bars(
     files: Sequence[str], options: Any, calendar: str | None, config_path: Path | None, *, dry_run: bool
 ) -> bool:
+    from marketd.calendars import Calendars
     from marketd.clock import SystemClock
     from marketd.collect.importer import import_file
+    from marketd.config import load_config
     from marketd.sources.files import understand
 
-    calendar_of = _calendar_of(calendar)
+    config = load_config(config_path)
+    calendars = Calendars(config.calendars)
+    calendar_of = calendars.of if calendar is None else _always(calendars.named(calendar))
     plans = []
     for path in files:  # all of them, before the first bar is kept
         with _bar(f"{path}: looking", Path(path)) as progress:
@@ -107,10 +112,11 @@ async def _import_bars(
         return all(summary.readable for summary in summaries)
 
     from marketd.app import open_offline
-    from marketd.config import load_config
 
     done = True
-    async with open_offline(load_config(config_path)) as engine:
+    async with open_offline(config) as engine:
+        if calendar is None:
+            calendar_of = engine.room.calendar_of  # knows the universe too
         for plan in plans:
             with _bar(f"{plan.path}: importing", Path(plan.path)) as progress:
                 summary = await import_file(plan, engine.keep, progress, clock=SystemClock(), calendar_of=calendar_of)
@@ -119,12 +125,7 @@ async def _import_bars(
     return done
 
 
-def _calendar_of(name: str | None) -> Callable[[str], Any]:
-    if name is None:
-        return lambda _: None
-    from marketd.calendars import Calendars
-
-    calendar = Calendars().named(name)
+def _always(calendar: Any) -> Callable[[str], Any]:
     return lambda _: calendar
 
 

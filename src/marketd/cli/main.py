@@ -13,9 +13,11 @@ import click
 import msgspec
 
 from marketd import __version__
+from marketd.cli.backfill import backfill
 from marketd.cli.files import export_bars, import_files
 from marketd.cli.gaps import gaps
 from marketd.cli.migrate import migrate
+from marketd.cli.store import store
 from marketd.cli.universe import universe
 from marketd.config import Config, ServerConfig, SourcesConfig, load_config
 from marketd.errors import ConfigError, InvalidInput, MarketDataError
@@ -29,8 +31,10 @@ def cli() -> None:
     """A self-hosted market-data server: live quotes and trustworthy history from every provider."""
 
 
-for _command in (universe, import_files, export_bars, gaps, migrate):
+for _command in (universe, import_files, export_bars, gaps, backfill, store, migrate):
     cli.add_command(_command)
+for _command in (import_files, export_bars):  # at home in both places
+    store.add_command(_command)
 
 
 @cli.command()

@@ -100,7 +100,7 @@ def _place(data_dir: Path | None, config_path: Path | None) -> tuple[Path, Embed
 
 @contextmanager
 def _progress(label: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on a terminal, nothing elsewhere. What is yielded is told what is done and what there is; it may begin anew."""
+    """A bar on a terminal, nothing elsewhere. It is told what is done and what there is, and may begin anew."""
     bar: Any = None
     shown = (0, 0)
 

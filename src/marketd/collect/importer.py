@@ -206,13 +206,13 @@ class SessionCheck:
         )
 
     def _note(self, symbol: str, name: str, starts: I64) -> str | None:
-        calendar, interval = self._calendar_of(symbol), Interval.parse(name)
-        if calendar is None:
-            return None
-        reach = 15 * _HOUR_NS
+        interval, reach = Interval.parse(name), 15 * _HOUR_NS
         try:
+            calendar = self._calendar_of(symbol)
+            if calendar is None:
+                return None
             expected = expected_starts(calendar, interval, int(starts[0]) - reach, int(starts[-1]) + reach)
-        except InvalidInput:  # time that the calendar does not cover: there is no telling
+        except InvalidInput:  # no such calendar, or time that it does not cover: there is no telling
             return None
         inside = self._share(starts, expected)
         ends = self._share(starts - interval.ns, expected)

@@ -51,10 +51,10 @@ _CADENCE: dict[str, dict[str, float]] = {
 
 
 class SweepConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """cadence: of each tier, seconds from one time to the next (`bars_1m`, `quotes_l1`), and for `eod` 1 for once a
-    session or 0 for never. eod_delay_s: after a close, before the first is asked for; eod_spread_s: until the last is.
-    in_flight_max: fetches at the same time. lease_s: a process that dies is replaced after so long. pulse_s: how often
-    it is looked what is due.
+    """cadence: of each tier, seconds from one time to the next (`bars_1m`, `quotes_l1`), for `eod` 1 for once a
+    session; 0 is never, and what is not given is as by default. eod_delay_s: after a close, before the first is asked
+    for; eod_spread_s: until the last is. in_flight_max: fetches at the same time. lease_s: a process that dies is
+    replaced after so long. pulse_s: how often it is looked what is due.
     """
 
     enabled: bool = False
@@ -74,8 +74,10 @@ class SweepConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
                     raise InvalidInput(f"cadence.{tier}", kind, f"kinds {', '.join(_KINDS)}")
                 if kind == "eod" and value not in (0, 1):
                     raise InvalidInput(f"cadence.{tier}.eod", value, "1 for once a session, or 0 for never")
-                if kind != "eod" and not 1 <= value <= 86_400:
-                    raise InvalidInput(f"cadence.{tier}.{kind}", value, "seconds from 1 to 86400")
+                if kind != "eod" and value != 0 and not 1 <= value <= 86_400:
+                    raise InvalidInput(f"cadence.{tier}.{kind}", value, "seconds from 1 to 86400, or 0 for never")
+        whole = {tier: _CADENCE[tier] | self.cadence.get(tier, {}) for tier in _TIERS}
+        msgspec.structs.force_setattr(self, "cadence", whole)
         for field in ("eod_spread_s", "lease_s", "pulse_s"):
             if not 0 < getattr(self, field) < float("inf"):
                 raise InvalidInput(field, getattr(self, field), "a number above 0")

@@ -213,7 +213,7 @@ class BackfillService:
         return await self._queue.jobs(states=states, symbol=symbol, limit=limit)
 
     async def cancel(self, job_id: str) -> BackfillJob | None:
-        """The job, now cancelled, or as it ended before; None if there is none. A running one stops after its request."""
+        """The job, now cancelled, or as it ended before; None if there is none. A running one ends its request."""
         return await self._queue.cancel(job_id)
 
     async def cursor(self, symbol: str, interval: Interval, provider: str) -> Cursor | None:

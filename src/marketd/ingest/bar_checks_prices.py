@@ -77,9 +77,11 @@ def check_repeats(series: Series, found: Findings) -> None:
     stuck &= _surprising(stuck, same, volume)
     bad = _runs(stuck, 2, first=_flat_elsewhere(flat, stuck))
 
-    slack = 1e-9 * np.maximum(1.0, np.abs(prices[3, 1:]))
+    slack = 1e-9 * np.abs(prices[3, 1:])
     together = (np.abs(step - step[3]) <= slack).all(axis=0) & ~flat[1:] & ~flat[:-1]
-    steady = np.r_[False, (np.abs(np.diff(step[3])) <= slack[1:]) & (np.abs(np.diff(volume_step)) < 0.5)]
+    steady = np.r_[
+        False, (np.abs(np.diff(step[3])) <= slack[1:]) & (np.abs(np.diff(volume_step)) <= 1e-9 * volume[1:-1])
+    ]
     joined = together & steady
     joined[:-1] |= steady[1:] & together[:-1] & together[1:]
     filled = joined & (traded | (volume[1:] == volume[:-1]))
@@ -128,7 +130,8 @@ def _runs(linked: Bools, least: int, first: Bools | None = None) -> Bools:
 
 def _note_flats(series: Series, found: Findings) -> None:
     """Thirty or more equal flat bars without volume in a series that hardly ever repeats a bar."""
-    same = (np.diff(series.close) == 0) & (series.high == series.low)[1:]
+    quiet = (series.high == series.low) & ~(series.volume > 0)
+    same = (np.diff(series.close) == 0) & quiet[1:] & quiet[:-1]
     run = _runs(same, 29)
     own = run & (series.row >= 0)
     if own.any() and (~run).sum() >= 30 and np.r_[False, same][~run].mean() < 0.01:

@@ -50,6 +50,7 @@ def check_stamps(rows: Rows, found: Findings, now_ns: int, max_future_ns: int, s
     """Stamps that are absent, impossible, in another unit, ahead of the present, or not on the interval's grid."""
     ts, width = rows.ts, rows.width
     found.refuse(~rows.timed, "no_time")
+    found.refuse(rows.beyond, "time_unit")
     found.refuse(ts < _EARLIEST, "bad_time")
     off_grid = (ts - rows.offset) % width != 0
     _check_units(rows, found, off_grid, now_ns)

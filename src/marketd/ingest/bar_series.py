@@ -72,7 +72,8 @@ class BarNote(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Rows:
-    """The columns of a batch. timed: the stamp is there. series: number of the series of each row. withdrawn: the
+    """The columns of a batch. timed: the stamp is there. beyond: it is no time that nanoseconds
+    in 64 bits can tell. series: number of the series of each row. withdrawn: the
     provider takes the bar back, so its prices do not matter.
 
     Absent prices and volumes are NaN; `volume_told` tells an absent volume from one that is not a number.
@@ -88,6 +89,7 @@ class Rows:
         self.vwap: Floats = columns["vwap"]
         self.trades: Floats = columns["trades"]
         self.timed: Bools = columns["timed"]
+        self.beyond: Bools = columns["beyond"]
         self.volume_told: Bools = columns["volume_told"]
         self.withdrawn: Bools = columns["withdrawn"]
         self.series = series
@@ -107,9 +109,9 @@ class Rows:
         columns: dict[str, Any] = {name: _floats(bars, name) for name in _COLUMNS if name in _NUMBERS}
         stamps = bars["ts"].combine_chunks()
         if not pa.types.is_timestamp(stamps.type):
-            raise InvalidInput("ts", str(stamps.type), "timestamps in nanoseconds, UTC")
+            raise InvalidInput("ts", str(stamps.type), "timestamps, UTC")
         columns["timed"] = stamps.is_valid().to_numpy(zero_copy_only=False)
-        columns["ts"] = stamps.cast(pa.timestamp("ns", tz="UTC")).cast(pa.int64()).fill_null(0).to_numpy()
+        columns["ts"], columns["beyond"] = _nanoseconds(stamps)
         columns["volume_told"] = bars["volume"].combine_chunks().is_valid().to_numpy(zero_copy_only=False)
         withdrawn = pc.equal(bars["status"], pa.scalar("withdrawn")).combine_chunks().fill_null(False)
         columns["withdrawn"] = withdrawn.to_numpy(zero_copy_only=False)
@@ -120,6 +122,15 @@ class Rows:
 
 
 _NUMBERS = frozenset({"open", "high", "low", "close", "volume", "vwap", "trades"})
+
+
+def _nanoseconds(stamps: Any) -> tuple[Ints, Bools]:
+    """Of any unit; 0 where absent or outside the years 1677 to 2262, with a mask of the latter."""
+    finer = {"s": 1_000_000_000, "ms": 1_000_000, "us": 1_000, "ns": 1}[stamps.type.unit]
+    values = stamps.cast(pa.int64()).fill_null(0).to_numpy()
+    furthest = (2**63 - 1) // finer
+    beyond = (values > furthest) | (values < -furthest)
+    return np.where(beyond, 0, values) * finer, beyond
 
 
 def _floats(bars: pa.Table, name: str) -> Floats:

@@ -40,7 +40,7 @@ def roll_up(bars: pa.Table, interval: Interval) -> pa.Table:
     trades = bars["trades"].combine_chunks()
     counts = np.add.reduceat(trades.fill_null(0).to_numpy(), starts)
     counted = np.logical_or.reduceat(trades.is_valid().to_numpy(zero_copy_only=False), starts)
-    sureness = np.array([_SURENESS.index(s) for s in bars["status"].to_pylist()])
+    sureness = np.asarray(pc.index_in(bars["status"], value_set=pa.array(_SURENESS)))
     n = len(starts)
     columns = {
         "symbol": bars["symbol"].take(starts),

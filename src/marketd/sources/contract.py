@@ -14,9 +14,9 @@ from typing import Literal, Protocol, runtime_checkable
 import msgspec
 import pyarrow as pa
 
-from marketd.model import Interval, SourceEvent
+from marketd.model import Interval, Quote, SourceEvent
 
-__all__ = ["BarHistory", "Capabilities", "RawTap", "Source", "Subscriptions"]
+__all__ = ["BarHistory", "Capabilities", "QuoteRequest", "RawTap", "Source", "Subscriptions"]
 
 RawTap = Callable[[int, str], None]
 """Called with (time_received_ns, message as it came) for each raw message, before it is parsed."""
@@ -130,4 +130,13 @@ class BarHistory(Protocol):
         provider does not have are absent rows. Raises `SourceRejected` (unknown symbol or interval),
         `SourceUnavailable` (with `retry_after_s` if it was told), `MalformedPayload`.
         """
+        ...
+
+
+class QuoteRequest(Protocol):
+    """A provider's latest quote by request."""
+
+    async def quote(self, symbol: str) -> Quote:
+        """The quote now, with the provider's event time. Raises `SourceRejected` (unknown symbol), `SourceUnavailable`
+        (with `retry_after_s` if it was told), `MalformedPayload`."""
         ...

@@ -366,7 +366,9 @@ class StoreConformance(ABC):
         store.append(bar_table([_bar(interval="1d", ts_ns=parse_ns("2026-11-20"))]))
         batches = [pa.Table.from_batches([batch]) for batch in store.scan(_M1, _OPENING, _OPENING + 3 * _MINUTE)]
         expected = [bars["AAPL"][:3], bars["MSFT"][:2], bars["Ä"][:3]]
-        assert [table.equals(bar_table(rows)) for table, rows in zip(batches, expected, strict=True)] == [True] * 3
+        assert len(batches) == len(expected)
+        for table, rows in zip(batches, expected, strict=True):
+            assert table.equals(bar_table(rows))
         some = list(store.scan(_M1, 0, _FOREVER, symbols=["Ä", "none"], columns=["close", "symbol"]))
         assert [batch.schema.names for batch in some] == [["close", "symbol"]]
         assert some[0].to_pydict() == {"close": [101.5] * 4, "symbol": ["Ä"] * 4}

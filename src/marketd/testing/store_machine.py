@@ -328,7 +328,7 @@ class StoreMachine(RuleBasedStateMachine):
                 Interval.parse(interval),
                 _FIRST_NS,
                 _LAST_NS,
-                side=side,  # type: ignore[arg-type]
+                side=side,
                 prefer=prefer,
                 as_of_ns=then_ns,
             )

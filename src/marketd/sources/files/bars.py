@@ -18,7 +18,7 @@ from marketd.model import BAR_SCHEMA, BarStatus, Interval
 from marketd.model.ticks import I64
 from marketd.sources.files.numbers import numbers
 from marketd.sources.files.options import PRICES, SIDES
-from marketd.sources.files.plan import FilePlan, labels, stamps_of
+from marketd.sources.files.plan import EVENING_NS, FilePlan, labels, stamps_of
 from marketd.sources.files.stamps import NS_PER_DAY, Column, Mask, Stamps, best_form, text_stamps, zone_table
 from marketd.sources.files.tables import Chunk, Refused
 
@@ -27,7 +27,7 @@ __all__ = ["FILE_REASONS", "FileBatch", "read"]
 pc: Any = pyarrow.compute  # its stubs refuse much of what it accepts
 
 FILE_REASONS: dict[str, str] = {
-    "corrupt_line": "no row of the table: another number of fields, a quote without end, broken JSON, a cut-off file",
+    "corrupt_line": "no row of the table: another number of fields, an open quote, no UTF-8, broken JSON, a cut-off file",
     "bad_time": "the time cannot be read in the form of its column, or has no offset where others do",
     "mixed_units": "a number since 1970 that looks like a coarser unit than the rest of its column",
     "nonexistent_time": "a local time that the clocks skipped",
@@ -270,6 +270,8 @@ def _dated(plan: FilePlan, stamps: Stamps, sizes: I64, problem: U8, dated: Mask)
     if reading.zone is None:
         _mark(problem, dated & stamps.absolute & (of_day != 0) & (stamps.offset_ns == 0), "bad_time")
     day = wall - of_day
+    if plan.options.stamp == "start":  # a session that starts in the evening has the next date
+        day = np.where(stamps.clock & (of_day >= EVENING_NS), day + NS_PER_DAY, day)
     if reading.stamp == "end":  # midnight is the end of the day before
         day = np.where(stamps.clock & (of_day == 0) & (sizes == NS_PER_DAY), day - NS_PER_DAY, day)
     weekly = sizes == _WEEK.ns

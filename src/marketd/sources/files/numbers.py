@@ -100,10 +100,10 @@ def numbers(column: Column, style: NumberStyle = PLAIN) -> tuple[F64, Mask, Mask
     if pa.types.is_null(column.type):
         return np.full(len(column), np.nan), np.ones(len(column), np.bool_), np.zeros(len(column), np.bool_)
     if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
-        try:
-            plain = pc.cast(column, pa.float64(), safe=False)
-        except (pa.ArrowNotImplementedError, pa.ArrowInvalid):
+        kind = column.type
+        if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)):
             return np.full(len(column), np.nan), np.zeros(len(column), np.bool_), np.ones(len(column), np.bool_)
+        plain = pc.cast(column, pa.float64(), safe=False)
         return _finished(plain, np.zeros(len(column), np.bool_))
     text = pc.utf8_trim_whitespace(pc.fill_null(column, ""))
     absent = pc.is_in(pc.utf8_lower(text), value_set=_ABSENT)

@@ -44,7 +44,7 @@ from marketd.sources.files.stamps import (
 )
 from marketd.sources.files.tables import Chunk, Table, open_table
 
-__all__ = ["FilePlan", "Order", "Reading", "labels", "stamps_of", "understand"]
+__all__ = ["EVENING_NS", "FilePlan", "Order", "Reading", "labels", "stamps_of", "understand"]
 
 pc: Any = pyarrow.compute  # its stubs refuse much of what it accepts
 
@@ -52,7 +52,7 @@ Order = Literal["ascending", "descending", "unordered"]
 
 _HOUR = 3_600_000_000_000
 _DAY, _WEEK = Interval.parse("1d"), Interval.parse("1w")
-_EVENING = 17 * _HOUR
+EVENING_NS = 17 * _HOUR
 _FEW = 0.01
 _MOST = 0.9
 _RULED_OUT = 1_000
@@ -285,7 +285,7 @@ class _Guess:
         self.with_offset += int((stamps.offset_ns[good] != 0).sum())
         self.without_clock += int((~stamps.clock[good]).sum())
         self.midnight += int((of_day == 0).sum())
-        self.evening += int((of_day >= _EVENING).sum())
+        self.evening += int((of_day >= EVENING_NS).sum())
         if zone is None:
             self.odd_utc += int((absolute & (of_day != 0) & (stamps.offset_ns[good] == 0)).sum())
         self._steps(ns, group)
@@ -401,6 +401,9 @@ class _Scan:
             # with one order given up, a row that the other cannot read may still be a date: it counts against it
             self._datable += len(rows) if self._given_up else int(either.sum())
             self._give_up()
+        if self._clock is not None and self._clock.clock_digits and 0 < longest <= 2:
+            name = self._table.names[layout.stamp[1]]
+            raise InvalidInput(f"column {name}", f"{longest} digits", "times of day such as 09:30, 0930 or 93000")
         if longest > 4 and self._clock is not None and self._clock.clock_digits == 4:
             return self._again(clock_digits=6)
         return self._other_unit(_Digits(fits, lowest, highest)) if epoch else None
@@ -561,11 +564,11 @@ class _Scan:
                 f"told: these {interval.name} bars are not stamped at midnight UTC; at whose midnight?",
             )
         if guess.evening > few and stamp == "start":
-            raise InvalidInput(
-                "stamp",
-                stamp,
-                f"end: {interval.name} bars stamped in the evening would get the date before their session",
-            )
+            if self._options.stamp is None:
+                raise InvalidInput(
+                    "stamp", None, "told: start of the next date's session in the evening, or a day's end?"
+                )
+            notes.append("a start in the evening counts to the session of the next date")
         if interval is _DAY or self._options.stamp is not None or self._layout.stamp_end:
             return stamp
         days = guess.weekdays / guess.rows

@@ -217,6 +217,9 @@ class _CsvTable:
                 found = "a quote without its end" if fields is None else f"{len(fields)} fields"
                 bad.append(_corrupt(number, text, found, len(self.names)))
                 continue
+            if any("\ufffd" in fields[place] for place in positions):
+                bad.append(Refused("corrupt_line", number, f"no UTF-8: {text[:80]}"))
+                continue
             numbers.append(number)
             for place in positions:
                 columns[place].append(fields[place])

@@ -198,8 +198,8 @@ class _NameTable:
     def encode(self, array: Any) -> I64:
         """The numbers of an array of names, which may be dictionary-encoded; new names get one."""
         if pa.types.is_dictionary(array.type):
-            codes = np.array(self.add(array.dictionary.to_pylist()), np.int64)
-            return _int64(codes[array.indices.to_numpy()])
+            of_word = np.array(self.add(array.dictionary.to_pylist()), np.int64)
+            return _int64(of_word[array.indices.to_numpy()])
         last = self._last
         if last is not None and len(last[0]) == len(array) and last[0].equals(array):
             return last[1]  # live batches name the same symbols minute after minute
@@ -225,10 +225,9 @@ class _NameTable:
     def dictionary(self, codes: I64) -> Any:
         """As `decode`, dictionary-encoded with the names that occur."""
         if len(codes) and (codes == codes[0]).all():
-            present, indices = codes[:1], np.zeros(len(codes), np.int32)
-        else:
-            present, indices = np.unique(codes, return_inverse=True)
-        return pa.DictionaryArray.from_arrays(pa.array(indices.astype(np.int32)), self._names_array().take(present))
+            return _dictionary(np.zeros(len(codes), np.int32), self._names_array().take(pa.array(codes[:1])))
+        present, indices = np.unique(codes, return_inverse=True)
+        return _dictionary(indices.astype(np.int32), self._names_array().take(pa.array(present)))
 
     def ranks(self) -> I64:
         """Of each number, the position of its name among the sorted names."""
@@ -307,10 +306,10 @@ class Names:
         """As `table`, with words dictionary-encoded: what a Parquet writer takes most quickly."""
         words = {
             "symbol": self.symbols.dictionary(rows.symbol),
-            "interval": pa.DictionaryArray.from_arrays(pa.array(rows.interval.astype(np.int8)), _INTERVAL_ARRAY),
-            "side": pa.DictionaryArray.from_arrays(pa.array(rows.side.astype(np.int8)), _SIDE_ARRAY),
+            "interval": _dictionary(rows.interval.astype(np.int8), _INTERVAL_ARRAY),
+            "side": _dictionary(rows.side.astype(np.int8), _SIDE_ARRAY),
             "provider": self.providers.dictionary(rows.provider),
-            "status": pa.DictionaryArray.from_arrays(pa.array(rows.status.astype(np.int8)), _STATUS_ARRAY),
+            "status": _dictionary(rows.status.astype(np.int8), _STATUS_ARRAY),
         }
         arrays = [words[name] if name in words else self._column(rows, name) for name in BAR_SCHEMA.names]
         return pa.Table.from_arrays(arrays, schema=DICTIONARY_SCHEMA)
@@ -321,12 +320,16 @@ class Names:
         return _COLUMNS[name](self, rows)
 
 
+def _dictionary(indices: Any, words: Any) -> Any:
+    return pa.DictionaryArray.from_arrays(indices, words)
+
+
 def _spelled(words: Any, codes: npt.NDArray[Any]) -> Any:
     """The words of numbers. Most often all are the same one, which needs no look-up."""
     if len(codes) > 64 and (codes == codes[0]).all():
         word = words[int(codes[0])].as_py().encode()
         if len(word) * len(codes) < 2**31:
-            ends = np.arange(len(codes) + 1, dtype=np.int32) * np.int32(len(word))
+            ends: Any = np.arange(len(codes) + 1, dtype=np.int32) * np.int32(len(word))
             return pa.StringArray.from_buffers(len(codes), pa.py_buffer(ends), pa.py_buffer(word * len(codes)))
     return words.take(pa.array(codes))
 

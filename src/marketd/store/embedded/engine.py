@@ -3,8 +3,8 @@
 An append goes to the log and into memory (`log`, `hot`); when enough has come together, or a UTC day is over,
 the rows of the log are written as sorted Parquet (`sealed`), the manifest says so, and the log goes. Later these
 files are merged into longer ones, the last versions apart from those before (`compact`, in a process of its own). A
-read merges what it finds in all of them and chooses (`choose`). Why it is built so: ``docs/decisions/003-embedded-store.md``
-and ``007-compaction.md``; the files: ``docs/store-layout.md``.
+read merges what it finds in all of them and chooses (`choose`). Why it is built so: ``docs/decisions``, 003 and 007;
+the files: ``docs/store-layout.md``.
 
 It refuses a second owner, and goes on refusing appends while it cannot seal, rather than growing without bound.
 """

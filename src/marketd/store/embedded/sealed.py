@@ -253,27 +253,23 @@ def _write_coverage(sink: _Sink, parts: list[Blocks], names: Names) -> None:
         pa.array(SIDES).take(pa.array(groups & 3)),
         pa.array(np.concatenate([part.blocks for part in parts])),
         pa.array(np.concatenate([part.rows for part in parts])),
-        pa.FixedSizeBinaryArray.from_buffers(pa.binary(BLOCK_BYTES), len(bits), [None, pa.py_buffer(bits.tobytes())]),
+        _binary(bits),
         pa.nulls(len(bits), pa.binary(BLOCK_BYTES)),
     ]
     if any(part.withdrawn is not None for part in parts):
         gone = np.concatenate([np.zeros_like(p.bits) if p.withdrawn is None else p.withdrawn for p in parts])
         has: Any = gone.any(axis=1)
-        full = pa.FixedSizeBinaryArray.from_buffers(
-            pa.binary(BLOCK_BYTES), len(gone), [None, pa.py_buffer(gone.tobytes())]
-        )
+        full = _binary(gone)
         arrays[5] = pc.if_else(pa.array(has), full, None)
-    table = pa.Table.from_arrays(arrays, schema=_COVERAGE_SCHEMA)
-    pq.write_table(
-        table,
-        pa.PythonFile(sink, "w"),
-        compression="zstd",
-        compression_level=1,
-        use_dictionary=["symbol", "side"],
-        write_statistics=False,
-        write_page_checksum=True,
-        store_schema=False,
-    )
+    options: dict[str, Any] = {
+        "compression": "zstd",
+        "compression_level": 1,
+        "use_dictionary": ["symbol", "side"],
+        "write_statistics": False,
+        "write_page_checksum": True,
+        "store_schema": False,
+    }
+    pq.write_table(pa.Table.from_arrays(arrays, schema=_COVERAGE_SCHEMA), pa.PythonFile(sink, "w"), **options)
 
 
 def write_parts(
@@ -551,6 +547,12 @@ class SealedReader:
             rows.floats[position] = column[name].to_numpy(zero_copy_only=False)
         rows.status[:] = status_codes(column["status"])
         return rows
+
+
+def _binary(bits: Any) -> Any:
+    """A matrix of bytes as a column of fixed-size binary."""
+    data = pa.py_buffer(bits.tobytes())
+    return pa.FixedSizeBinaryArray.from_buffers(pa.binary(BLOCK_BYTES), len(bits), [None, data])
 
 
 def _whole(column: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What is in a data directory, and whether every byte of it is what was written: manifest, sealed files, coverage, logs.
+"""What is in a data directory, and whether every byte of it is what was written.
 
 Needs no lock, so this may be asked while the owner runs: what is merged away meanwhile is looked up again, and a
 frame that is being written is given time.
