@@ -43,7 +43,7 @@ drills: .venv/dev ## long soaks and hundreds of kills
 
 lock: .venv/dev ## resolve the dependencies anew
 	$(BIN)/uv pip compile pyproject.toml --group build $(LOCK) -o requirements/base.txt
-	$(BIN)/uv pip compile pyproject.toml --all-extras --group dev --group bench --group build $(LOCK) -o requirements/dev.txt
+	$(BIN)/uv pip compile pyproject.toml --all-extras --group dev --group bench --group build --constraint requirements/base.txt $(LOCK) -o requirements/dev.txt
 	$(BIN)/uv pip compile --group web $(LOCK) -o requirements/web.txt
 
 LOCK := --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --quiet

@@ -83,7 +83,9 @@ def known_at(ts: np.ndarray, seed: int = 7) -> np.ndarray:
     return ts + MINUTE_NS + 200_000_000 + (mixed % np.uint64(1_800_000_000)).astype(np.int64)
 
 
-def table(symbol: pa.Array | str, ts: np.ndarray, values: Values, as_of: np.ndarray, status: str | pa.Array) -> pa.Table:
+def table(
+    symbol: pa.Array | str, ts: np.ndarray, values: Values, as_of: np.ndarray, status: str | pa.Array
+) -> pa.Table:
     """One-minute trade bars as `BAR_SCHEMA`."""
     n = len(ts)
 

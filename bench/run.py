@@ -27,8 +27,8 @@ OPEN_FILES = 8192
 DEFAULT_JSON = Path(__file__).resolve().parent.parent / "test-artifacts" / "bench.json"
 
 
-def machine() -> dict[str, str]:
-    """What a reader needs to know of the machine and of the versions."""
+def machine(*packages: str) -> dict[str, str]:
+    """What a reader needs to know of the machine, and the versions of Python and of these packages."""
     model = [
         line.partition(":")[2].strip()
         for line in Path("/proc/cpuinfo").read_text().splitlines()
@@ -41,11 +41,17 @@ def machine() -> dict[str, str]:
         "kernel": platform.release(),
         "python": platform.python_version(),
     }
-    for package in ("marketd", "numpy", "uvloop", "uvicorn", "websockets", "fastapi", "duckdb"):
+    for package in packages:
         try:
             facts[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             facts[package] = "not installed"
+    return facts
+
+
+def brokers() -> dict[str, str]:
+    """Their versions."""
+    facts = {}
     for name, command in (("nats-server", [servers.nats_server()]), ("redis-server", [servers.redis_server()])):
         text = subprocess.run([*command, "--version"], capture_output=True, text=True, check=True, timeout=10).stdout
         facts[name] = re.search(r"v=?([\d.]+)", text)[1]
@@ -91,7 +97,8 @@ def main() -> None:
     if soft < OPEN_FILES:
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(OPEN_FILES, hard), hard))
     settings = Settings(quick=args.quick, repeats=args.repeats or (1 if args.quick else 3))
-    facts = machine()
+    packages = ("marketd", "numpy", "uvloop", "uvicorn", "websockets", "fastapi", "duckdb")
+    facts = machine(*packages) | brokers()
     print("# marketd benchmarks\n")
     print(", ".join(f"{key} {value}" for key, value in facts.items()))
     print(f"\nMedians of {settings.repeats}; server on one core, load on another.\n", flush=True)

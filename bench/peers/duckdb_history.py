@@ -145,14 +145,14 @@ def cross_section(folder: Path, *, minutes: list[int], warm_up: int) -> dict:
     return {"ms": statistics.median(times), "all_ms": times, "digests": [data.digest(table) for table in tables]}
 
 
-def gaps(folder: Path, *, symbols: int, sessions: list[int], times: int) -> dict:
+def gaps(folder: Path, *, symbols: int, sessions: list[int], times: int, minutes: int = data.MINUTES) -> dict:
     """The anti-join of what is expected and what is there: rows, not spans. The expected minutes are at hand."""
     opens = np.array([data.open_of(session) for session in sessions], np.int64)
-    expected = (opens[:, None] + np.arange(data.MINUTES) * data.MINUTE_NS).ravel()
-    minutes = pa.table({"ts": pa.array(expected).cast(pa.timestamp("ns"))})
+    expected = (opens[:, None] + np.arange(minutes) * data.MINUTE_NS).ravel()
+    given = pa.table({"ts": pa.array(expected).cast(pa.timestamp("ns"))})
     wanted = pa.table({"symbol": data.names(symbols)})
     with _open(folder) as connection:
-        connection.register("minutes_given", minutes)
+        connection.register("minutes_given", given)
         connection.register("wanted_given", wanted)
         connection.execute("CREATE TEMP TABLE minutes AS FROM minutes_given")
         connection.execute("CREATE TEMP TABLE wanted AS FROM wanted_given")

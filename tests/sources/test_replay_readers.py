@@ -155,7 +155,7 @@ def test_a_quote_bar_is_four_book_rows(tmp_path):
 def test_ten_minute_bars_stay_inside_their_interval(tmp_path):
     text = "ts_s,open,high,low,close\n1200,1,1,1,1\n2400,1,1,1,1\n1800,1,1,1,1\n"
     rows = _rows(_play(_write(tmp_path, "x.csv", text)))
-    assert [r["event"] // 10**9 for r in rows[:4]] == [1200, 1275, 1350, 1425]
+    assert [r["event"] // 10**9 for r in rows[:4]] == [1200, 1350, 1500, 1650]
 
 
 @pytest.mark.parametrize(

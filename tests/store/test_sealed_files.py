@@ -45,7 +45,7 @@ DAY = changed(FIRST, interval="1d", ts_ns=parse_ns("2026-11-20"), close=8.0)
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    store = EmbeddedStore(tmp_path, EmbeddedStoreConfig(), ManualClock(OPENING))
+    store = EmbeddedStore(tmp_path, EmbeddedStoreConfig(compact_every_s=None), ManualClock(OPENING))
     store.append(bar_table([OTHER, CORRECTED, SECOND, FIRST, BID, DAY]))
     store.seal()
     store.close()
@@ -62,12 +62,12 @@ def test_duckdb_reads_what_was_appended(folder: Path) -> None:
 
 
 def test_rows_are_sorted_within_a_file(folder: Path) -> None:
-    table = pq.read_table(folder / "bars/interval=1m/date=2026-11-20/part-000001.parquet", partitioning=None)
+    table = pq.read_table(folder / "bars/interval=1m/date=2026-11-20/day-part-000001.parquet", partitioning=None)
     assert table.equals(bar_table([BID, FIRST, CORRECTED, SECOND, OTHER]))
 
 
 def test_integers_are_delta_packed_and_words_are_dictionaries(folder: Path) -> None:
-    group = pq.read_metadata(folder / "bars/interval=1m/date=2026-11-20/part-000001.parquet").row_group(0)
+    group = pq.read_metadata(folder / "bars/interval=1m/date=2026-11-20/day-part-000001.parquet").row_group(0)
     columns = {group.column(i).path_in_schema: group.column(i) for i in range(group.num_columns)}
     for name in ("ts", "as_of", "trades"):
         assert "DELTA_BINARY_PACKED" in columns[name].encodings

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
+import numpy as np
+import pyarrow as pa
 
 from marketd.api.engine import PartState
 from marketd.app.sources import Memories
@@ -27,12 +30,16 @@ from marketd.model.time import NS_PER_S
 from marketd.sources.contract import BarHistory, Source, Subscriptions
 from marketd.telemetry import Metrics
 
+_logger = logging.getLogger(__name__)
+
 __all__ = ["HistoryRoom", "Provider", "provider_of"]
 
 _ROUND_THE_CLOCK = frozenset({"replay"})
 """Sources that keep no exchange's hours, besides the simulated ones."""
 _KNOWN_BARS = 50
 _FIRST_NS, _LAST_NS = -(2**63), 2**63 - 1
+_SHIFT_NS = 15 * 3_600 * NS_PER_S
+_DAYS_AROUND_NS = 4 * 86_400 * NS_PER_S
 
 
 class Provider(msgspec.Struct, frozen=True, kw_only=True):
@@ -209,30 +216,33 @@ class HistoryRoom:
     def _context_of(self, symbol: str, interval: Interval, first_ns: int, last_ns: int) -> BarContext:
         """What is known of bars about to be judged; without a calendar their session is not."""
         instrument = self.instrument(symbol)
-        asset_class = "equity" if instrument is None else instrument.asset_class
-        around = max(interval.ns, 60 * NS_PER_S)
-        start_ns, end_ns = max(first_ns - 2 * around, _FIRST_NS), min(last_ns + 2 * around, _LAST_NS)
-        known = self._stores.bars.read(
-            symbol,
-            interval,
-            _FIRST_NS,
-            first_ns,
-            limit=_KNOWN_BARS,
-            newest_first=True,
-            prefer=self._config.history.prefer,
-        )
         spans = starts = None
         try:
             calendar = self.calendar_of(symbol)
-            spans = calendar.open_spans(start_ns, end_ns)
-            starts = expected_starts(calendar, interval, start_ns, end_ns)
-        except InvalidInput:
-            pass
+            # Wide enough to recognise bars whose clock is half a day off.
+            spans = calendar.open_spans(_within(first_ns - _SHIFT_NS), _within(last_ns + _SHIFT_NS))
+            starts = expected_starts(
+                calendar, interval, _within(first_ns - _DAYS_AROUND_NS), _within(last_ns + _DAYS_AROUND_NS)
+            )
+        except InvalidInput as error:
+            _logger.debug("the session of %s is not checked: %s", symbol, error)
         return BarContext(
             now_ns=self._clock.time_ns(),
-            asset_class=asset_class,
+            asset_class="equity" if instrument is None else instrument.asset_class,
             open_spans=spans,
             expected_starts=starts,
             actions=self._stores.records.actions(symbol),
-            known=known,
+            known=self._known(symbol, interval, first_ns, last_ns),
         )
+
+    def _known(self, symbol: str, interval: Interval, first_ns: int, last_ns: int) -> pa.Table:
+        """Stored bars within a range and some on either side of it."""
+        read, prefer = self._stores.bars.read, self._config.history.prefer
+        before = read(symbol, interval, _FIRST_NS, first_ns, limit=_KNOWN_BARS, newest_first=True, prefer=prefer)
+        within = read(symbol, interval, first_ns, last_ns + 1, prefer=prefer)
+        after = read(symbol, interval, last_ns + 1, _LAST_NS, limit=_KNOWN_BARS, prefer=prefer)
+        return pa.concat_tables([before.take(np.arange(before.num_rows)[::-1]), within, after])
+
+
+def _within(time_ns: int) -> int:
+    return min(max(time_ns, _FIRST_NS), _LAST_NS)

@@ -6,6 +6,7 @@ Live bars have `bar_writer`; both end in the same store. Nothing else writes bar
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -86,14 +87,19 @@ class HistoryWriter:
 
     def _checked(self, bars: pa.Table) -> list[CheckedBars]:
         """Each symbol and interval with its own context."""
+        names = [bars[column].combine_chunks().dictionary_encode() for column in ("symbol", "interval")]
+        symbols, intervals = ([str(word) for word in column.dictionary.to_pylist()] for column in names)
+        codes = names[0].indices.to_numpy().astype(np.int64) * max(len(intervals), 1) + names[1].indices.to_numpy()
+        order = np.argsort(codes, kind="stable")
+        starts = np.flatnonzero(np.r_[True, np.diff(codes[order]) != 0]) if len(order) else order
+        sorted_bars = bars if len(starts) <= 1 else bars.take(order)
         parts = []
-        for symbol in _words(bars, "symbol"):
-            of_symbol = bars.filter(pc.equal(bars["symbol"], pa.scalar(symbol)))
-            for name in _words(of_symbol, "interval"):
-                part = of_symbol.filter(pc.equal(of_symbol["interval"], pa.scalar(name)))
-                ts = _ts(part)
-                context = self._context_of(symbol, Interval.parse(name), int(ts.min()), int(ts.max()))
-                parts.append(check_bars(part, context))
+        for start, end in itertools.pairwise([*starts.tolist(), len(order)]):
+            part = sorted_bars.slice(start, end - start)
+            symbol, name = divmod(int(codes[order[start]]), len(intervals))
+            ts = _ts(part)
+            context = self._context_of(symbols[symbol], Interval.parse(intervals[name]), int(ts.min()), int(ts.max()))
+            parts.append(check_bars(part, context))
         return parts
 
 

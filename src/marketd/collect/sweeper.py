@@ -140,7 +140,9 @@ class _Hours(msgspec.Struct, frozen=True, kw_only=True):
 class _Lane:
     """Turns of the symbols of a tier and kind, numbered without end; the symbol of a turn is turn % symbols."""
 
-    def __init__(self, name: str, tier: Tier, kind: SweepKind, period_s: float, calendar: str | None) -> None:
+    def __init__(
+        self, name: str, tier: Tier, kind: SweepKind, period_s: float, calendar: str | None, pulse_s: float
+    ) -> None:
         self.name = name
         self.tier = tier
         self.kind = kind
@@ -152,6 +154,7 @@ class _Lane:
         self._next: int | None = None
         self._begin_ns = 0
         self._credit = 1.0
+        self._pulse_s = pulse_s
 
     @property
     def period_ns(self) -> int:
@@ -186,7 +189,9 @@ class _Lane:
             reached = now_ns * count // self._period_ns
             first = reached if self._next is None else max(self._next, reached - count)
         per_s = count * NS_PER_S / self._period_ns
-        self._credit = min(self._credit + _CATCH_UP * per_s * elapsed_s, max(1.0, _CATCH_UP * per_s))
+        # What is saved up lasts for a pulse, or a second, and one turn more.
+        saved_max = 1.0 + _CATCH_UP * per_s * max(1.0, self._pulse_s)
+        self._credit = min(self._credit + _CATCH_UP * per_s * elapsed_s, saved_max)
         taken = max(0, min(reached - first, room, int(self._credit)))
         self._credit -= taken
         self._next = first + taken
@@ -298,7 +303,8 @@ class Sweeper:
             lane = self._lanes.get(name)
             if lane is None:
                 period_s = self._config.eod_spread_s if kind == "eod" else self._config.cadence[tier][kind]
-                lane = self._lanes[name] = _Lane(name, tier, kind, period_s, calendar)
+                lane = _Lane(name, tier, kind, period_s, calendar, self._config.pulse_s)
+                self._lanes[name] = lane
             lane.set_symbols(symbols)
         for name in self._lanes.keys() - groups.keys():
             self._lanes[name].set_symbols(())

@@ -27,7 +27,7 @@ __all__ = ["FILE_REASONS", "FileBatch", "read"]
 pc: Any = pyarrow.compute  # its stubs refuse much of what it accepts
 
 FILE_REASONS: dict[str, str] = {
-    "corrupt_line": "no row of the table: another number of fields, an open quote, no UTF-8, broken JSON, a cut-off file",
+    "corrupt_line": "no row of the table: other number of fields, an open quote, no UTF-8, broken JSON, a cut-off file",
     "bad_time": "the time cannot be read in the form of its column, or has no offset where others do",
     "mixed_units": "a number since 1970 that looks like a coarser unit than the rest of its column",
     "nonexistent_time": "a local time that the clocks skipped",

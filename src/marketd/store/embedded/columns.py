@@ -19,7 +19,7 @@ from marketd.errors import InvalidInput
 from marketd.model import BAR_SCHEMA, INTERVALS
 from marketd.store.batch import SIDES, STATUSES
 
-__all__ = ["DICTIONARY_SCHEMA", "INTERVAL_NAMES", "NO_TRADES", "Columns", "Names", "distinct", "status_codes"]
+__all__ = ["DICTIONARY_SCHEMA", "INTERVAL_NAMES", "NO_TRADES", "Columns", "Names", "distinct", "repeated", "status_codes"]
 
 I64 = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
@@ -274,6 +274,15 @@ class Names:
         """The `Columns.series` of groups and numbers of providers."""
         return _int64(groups << _PROVIDER_BITS | providers)
 
+    def words(self, group: int, count: int) -> dict[str, Any]:
+        """The columns that are the same in every row of a group, so many times."""
+        kind = group & ((1 << (_SIDE_BITS + _INTERVAL_BITS)) - 1)
+        return {
+            "symbol": repeated(self.symbols.names[group >> (_SIDE_BITS + _INTERVAL_BITS)], count),
+            "interval": repeated(INTERVAL_NAMES[kind >> _SIDE_BITS], count),
+            "side": repeated(SIDES[kind & ((1 << _SIDE_BITS) - 1)], count),
+        }
+
     def columns(self, table: pa.Table) -> Columns:
         """Rows of a `BAR_SCHEMA` table (strings may be dictionary-encoded)."""
         if not table.num_rows:
@@ -324,13 +333,19 @@ def _dictionary(indices: Any, words: Any) -> Any:
     return pa.DictionaryArray.from_arrays(indices, words)
 
 
+def repeated(word: str, count: int) -> Any:
+    """An array of one word, many times."""
+    data = word.encode()
+    if len(data) * count >= 2**31:
+        return pa.repeat(word, count)
+    ends: Any = np.arange(count + 1, dtype=np.int32) * np.int32(len(data))
+    return pa.StringArray.from_buffers(count, pa.py_buffer(ends), pa.py_buffer(data * count))
+
+
 def _spelled(words: Any, codes: npt.NDArray[Any]) -> Any:
     """The words of numbers. Most often all are the same one, which needs no look-up."""
     if len(codes) > 64 and (codes == codes[0]).all():
-        word = words[int(codes[0])].as_py().encode()
-        if len(word) * len(codes) < 2**31:
-            ends: Any = np.arange(len(codes) + 1, dtype=np.int32) * np.int32(len(word))
-            return pa.StringArray.from_buffers(len(codes), pa.py_buffer(ends), pa.py_buffer(word * len(codes)))
+        return repeated(words[int(codes[0])].as_py(), len(codes))
     return words.take(pa.array(codes))
 
 

@@ -98,6 +98,13 @@ class Blocks:
         held = (self.groups, self.blocks, self.rows, self.bits, self.withdrawn, self._keys, self._order)
         return sum(array.nbytes for array in held if array is not None)
 
+    def doubtful_groups(self) -> I64:
+        """The groups of which the file has more than one row somewhere, or a withdrawal: where one must choose."""
+        several = np.bitwise_count(self.bits).sum(axis=1) != self.rows
+        if self.withdrawn is not None:
+            several |= self.withdrawn.any(axis=1)
+        return np.unique(self.groups[several])
+
     def has(self, rows: Columns) -> Mask:
         """Of each row, whether the file can have one of its symbol, interval, side and ts."""
         found = np.zeros(len(rows), np.bool_)
@@ -137,6 +144,14 @@ class HotCoverage:
     def __init__(self) -> None:
         self.bits: dict[tuple[int, int], Bits] = {}
         self.withdrawn: dict[tuple[int, int], Bits] = {}
+
+    def has(self, symbol: int, kind: int) -> bool:
+        """Whether there is any bar of a symbol, interval and side."""
+        return any(
+            bool(matrix[symbol].any())
+            for (marked, _), matrix in list(self.bits.items())
+            if marked == kind and symbol < len(matrix)
+        )
 
     def mark(self, rows: Columns) -> None:
         """Set the bits of rows that are in the order `by_version`."""

@@ -16,7 +16,7 @@ import logging
 import os
 import re
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -29,7 +29,7 @@ import pyarrow as pa
 
 from marketd.clock import Clock
 from marketd.errors import InvalidInput, StoreCorrupt, StoreError, StoreLocked
-from marketd.model import INTERVALS, Interval, Side
+from marketd.model import BAR_SCHEMA, INTERVALS, Interval, Side
 from marketd.store.batch import checked_batch, checked_columns, checked_range, presence_slots
 from marketd.store.contract import Presence, StoreStats
 from marketd.store.embedded.background import Compactor, Merge, Worker
@@ -65,9 +65,9 @@ class _State(NamedTuple):
 
 
 class _Retired(NamedTuple):
-    """Files that `catalogue` was the last to list, and when that ended."""
+    """Files that the catalogue of this generation was the last to list, and when that ended."""
 
-    catalogue: Catalogue
+    generation: int
     files: tuple[SealedFile, ...]
     monotonic_ns: int
 
@@ -125,6 +125,7 @@ class EmbeddedStore:
         self._merge: Merge = self._worker if merge is None else merge
         self._compactor: Compactor | None = None
         self._retired: list[_Retired] = []
+        self._readers: Counter[int] = Counter()
         self._waiting: deque[_Ticket] = deque()
         self._frozen: tuple[Segment, ...] = ()
         self._sealing: Future[None] | None = None
@@ -300,12 +301,14 @@ class EmbeddedStore:
         with self._state_lock:
             self._check_open()
             state = _State(self._catalogue, (*self._frozen, self._active))
-            state.catalogue.readers += 1
+            self._readers[state.catalogue.generation] += 1
         try:
             yield state
         finally:
             with self._state_lock:
-                state.catalogue.readers -= 1
+                self._readers[state.catalogue.generation] -= 1
+                if not self._readers[state.catalogue.generation]:
+                    del self._readers[state.catalogue.generation]
 
     def _last_versions(self, state: _State, rows: Columns) -> tuple[Mask, Columns]:
         """For each row (ordered `by_version`) whether its key has a version, and the last one."""
@@ -479,7 +482,7 @@ class EmbeddedStore:
             )
             self._save(manifest, "manifest")
             with self._state_lock:
-                self._catalogue = Catalogue(manifest)
+                self._catalogue = Catalogue(manifest, self._catalogue.generation + 1)
                 self._frozen = self._frozen[1:]
         segment.log.delete()
         self._on_step("log_deleted")
@@ -535,8 +538,8 @@ class EmbeddedStore:
             manifest = msgspec.structs.replace(old.manifest, jobs=job, files=(*kept, *files))
             self._save(manifest, "compaction")
             with self._state_lock:
-                self._catalogue = Catalogue(manifest)
-        self._retired.append(_Retired(old, tuple(inputs), self._clock.monotonic_ns()))
+                self._catalogue = Catalogue(manifest, old.generation + 1)
+        self._retired.append(_Retired(old.generation, tuple(inputs), self._clock.monotonic_ns()))
 
     def _remove_retired(self, *, at_once: bool) -> None:
         """Remove files that are listed no longer, once no reader here has them and others had their time."""
@@ -547,7 +550,7 @@ class EmbeddedStore:
                 if not at_once and now_ns - oldest.monotonic_ns < self._config.retire_after_s * 10**9:
                     return
                 with self._state_lock:
-                    if oldest.catalogue.readers:
+                    if min(self._readers, default=oldest.generation + 1) <= oldest.generation:
                         return
                 for file in oldest.files:
                     (self._root / file.path).unlink(missing_ok=True)
@@ -575,11 +578,39 @@ class EmbeddedStore:
             group = self._names.group(symbol, interval.name, side)
             if group is None or start_ns >= end_ns:
                 return self._names.table(Columns.empty())
-            asked = _Asked(symbol, interval, group, start_ns, end_ns, as_of_ns, prefer)
+            asked = _Asked(symbol, interval, side, group, start_ns, end_ns, as_of_ns, prefer)
+            if limit is None and not newest_first:
+                table = self._plain(state, asked, BAR_SCHEMA.names)
+                if table is not None:
+                    return table.combine_chunks()
             rows = self._bars(state, asked, limit, newest_first=newest_first)
         if newest_first:
             rows = rows.take(slice(None, None, -1))
         return self._names.table(rows.take(slice(0, limit)))
+
+    def _plain(self, state: _State, asked: _Asked, columns: Sequence[str]) -> pa.Table | None:
+        """The answer straight from sealed files, where there is nothing to choose between; else None."""
+        kind = Names.kind(asked.interval.name, asked.side)
+        if any(segment.coverage.has(asked.group >> 7, kind) for segment in state.segments):
+            return None
+        files = []
+        until_ns: int | None = None
+        for file in sorted(asked.files(state.catalogue), key=lambda f: f.ts_min_ns):
+            if asked.as_of_ns is not None and file.as_of_max_ns > asked.as_of_ns:
+                return None
+            if file.kind == "superseded":
+                continue
+            is_plain = self._sealed.is_plain(file, asked.group)
+            if is_plain is None:
+                continue
+            if not is_plain or (until_ns is not None and file.ts_min_ns <= until_ns):
+                return None
+            until_ns = file.ts_max_ns
+            files.append(file)
+        if not files:
+            return None
+        parts = [self._sealed.plain(f, asked.group, asked.start_ns, asked.end_ns, columns) for f in files]
+        return pa.concat_tables(parts)
 
     def _bars(self, state: _State, asked: _Asked, limit: int | None = None, *, newest_first: bool = False) -> Columns:
         """The bars in force, ascending by ts: all, or at least the first `limit` in the order of reading."""
@@ -698,7 +729,10 @@ class EmbeddedStore:
                 group = self._names.group(symbol, interval.name, side)
                 if group is None or start_ns >= end_ns:
                     return None
-                asked = _Asked(symbol, interval, group, start_ns, end_ns, as_of_ns, prefer)
+                asked = _Asked(symbol, interval, side, group, start_ns, end_ns, as_of_ns, prefer)
+                table = self._plain(state, asked, wanted)
+                if table is not None:
+                    return next(iter(table.combine_chunks().to_batches()), None)
                 rows = self._bars(state, asked)
             return self._names.batch(rows, wanted) if len(rows) else None
 
@@ -773,7 +807,7 @@ class EmbeddedStore:
             assert group is not None  # it has rows
             low = first_ns + int(doubtful[0]) * interval.ns
             high = first_ns + int(doubtful[-1] + 1) * interval.ns
-            asked = _Asked(symbols[line], interval, group, low, high, None, ())
+            asked = _Asked(symbols[line], interval, side, group, low, high, None, ())
             present = (self._bars(state, asked).ts - first_ns) // interval.ns
             mask = np.unpackbits(bits[line], count=slots, bitorder="little")
             mask[doubtful] = np.isin(doubtful, present)
@@ -856,6 +890,7 @@ class _Asked(NamedTuple):
 
     symbol: str
     interval: Interval
+    side: Side
     group: int
     start_ns: int
     end_ns: int

@@ -71,12 +71,12 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Catalogue:
-    """A manifest made searchable. Immutable, but for `readers`: how many use it, kept by the engine."""
+    """A manifest made searchable. Immutable. generation: how many came before it in this process."""
 
-    def __init__(self, manifest: Manifest) -> None:
+    def __init__(self, manifest: Manifest, generation: int = 0) -> None:
         self.manifest = manifest
+        self.generation = generation
         self.symbols = frozenset(manifest.symbols)
-        self.readers = 0
         by_interval: defaultdict[tuple[str, bool], list[SealedFile]] = defaultdict(list)
         for file in manifest.files:
             by_interval[file.interval, file.kind == "by_time"].append(file)

@@ -10,7 +10,7 @@ import io
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from marketd.errors import StoreCorrupt
 from marketd.model import BAR_SCHEMA, INTERVALS, Interval
 from marketd.store.batch import SIDES
-from marketd.store.embedded.columns import DICTIONARY_SCHEMA, I64, NO_TRADES, Columns, Names, distinct, status_codes
+from marketd.store.embedded.columns import DICTIONARY_SCHEMA, I64, NO_TRADES, Columns, Names, distinct, repeated, status_codes
 from marketd.store.embedded.config import EmbeddedStoreConfig
 from marketd.store.embedded.coverage import BLOCK_BYTES, Blocks
 from marketd.store.embedded.durable import make_folder, sync_folder
@@ -323,7 +323,7 @@ def write_parts(
 class _Shape:
     """Where a file's rows are: of each row group the first row and the range of ts, of each group its rows."""
 
-    __slots__ = ("_order", "_sorted", "group_starts", "groups", "metadata", "row_groups", "ts_max", "ts_min")
+    __slots__ = ("_doubtful", "_order", "_sorted", "group_starts", "groups", "metadata", "row_groups", "ts_max", "ts_min")
 
     def __init__(self, metadata: pq.FileMetaData, blocks: Blocks | None) -> None:
         self.metadata = metadata
@@ -336,6 +336,7 @@ class _Shape:
             most.append(ts.max_raw)
         self.row_groups = np.append(0, np.cumsum(counts)).astype(np.int64)
         self.ts_min, self.ts_max = np.array(least, np.int64), np.array(most, np.int64)
+        self._doubtful: frozenset[int] = frozenset()
         if blocks is None:
             self.groups = self.group_starts = self._order = self._sorted = np.zeros(0, np.int64)
             return
@@ -346,6 +347,11 @@ class _Shape:
         self.group_starts = np.append(np.append(0, np.cumsum(blocks.rows))[at], blocks.rows.sum())
         self._order = np.argsort(self.groups)
         self._sorted = self.groups[self._order]
+        self._doubtful = frozenset(blocks.doubtful_groups().tolist())
+
+    def is_plain(self, group: int) -> bool:
+        """Whether every row of a group is a bar in force, if no other file says otherwise."""
+        return group not in self._doubtful
 
     def rows_of(self, group: int) -> tuple[int, int]:
         """First row and the one after the last of a group; equal if it has none."""
@@ -408,6 +414,38 @@ class SealedReader:
             low, high = np.searchsorted(part.ts, (start_ns, end_ns)).tolist()
             parts.append(part.take(slice(low, high)))
         return Columns.concat(parts)
+
+    def is_plain(self, file: SealedFile, group: int) -> bool | None:
+        """Whether every row of a group is a bar in force, as far as this file knows; None if it has none."""
+        shape = self._shape(file)
+        start, stop = shape.rows_of(group)
+        return shape.is_plain(group) if stop > start else None
+
+    def plain(self, file: SealedFile, group: int, start_ns: int, end_ns: int, columns: Sequence[str]) -> pa.Table:
+        """As `group`, some columns of a group that `is_plain`, straight from the file."""
+        shape = self._shape(file)
+        start, stop = shape.rows_of(group)
+        cut = file.ts_min_ns < start_ns or file.ts_max_ns >= end_ns
+        stored = [name for name in columns if name in _READ]
+        wanted = stored if "ts" in stored or not (cut or not stored) else [*stored, "ts"]
+        schema = pa.schema([BAR_SCHEMA.field(name) for name in columns])
+        tables = []
+        first = int(np.searchsorted(shape.row_groups, start, "right")) - 1
+        for number in range(first, int(np.searchsorted(shape.row_groups, stop, "left"))):
+            if shape.ts_min[number] >= end_ns or shape.ts_max[number] < start_ns:
+                continue
+            begin = int(shape.row_groups[number])
+            offset = max(0, start - begin)
+            table = self._read_row_group(file, shape, number, wanted)
+            table = table.slice(offset, stop - begin - offset)
+            if cut:
+                ts = table.column("ts").to_numpy().astype(np.int64, copy=False)
+                low, high = np.searchsorted(ts, (start_ns, end_ns)).tolist()
+                table = table.slice(low, high - low)
+            same = self._names.words(group, len(table))
+            arrays = [same[name] if name in same else _as_stored(table, name) for name in columns]
+            tables.append(pa.Table.from_arrays(arrays, schema=schema))
+        return pa.concat_tables(tables) if tables else schema.empty_table()
 
     def groups(self, file: SealedFile, groups: I64, ts_min_ns: int, ts_max_ns: int) -> Iterator[Columns]:
         """The row groups that can hold one of `groups` at a ts within the bounds. Raises StoreCorrupt."""
@@ -506,19 +544,8 @@ class SealedReader:
             if held is not None:
                 self._row_groups.move_to_end(key)
                 return held
-        path = self._root / file.path
-        by_time = file.kind == "by_time"
-        try:
-            with pq.ParquetFile(
-                path,
-                metadata=shape.metadata,
-                read_dictionary=["symbol", "side", "provider", "status"],
-                page_checksum_verification=True,
-                memory_map=True,
-            ) as parquet:
-                table = parquet.read_row_group(number, columns=[*_READ, "symbol", "side"] if by_time else _READ)
-        except (OSError, pa.ArrowException) as error:
-            raise StoreCorrupt(str(path), f"row group {number} cannot be read: {error}") from error
+        wanted = [*_READ, "symbol", "side"] if file.kind == "by_time" else _READ
+        table = self._read_row_group(file, shape, number, wanted)
         rows = self._decoded(file, shape, number, {name: _whole(table.column(name)) for name in table.schema.names})
         with self._lock:
             if key not in self._row_groups:
@@ -528,6 +555,20 @@ class SealedReader:
                 _, dropped = self._row_groups.popitem(last=False)
                 self._rows_held -= len(dropped)
         return rows
+
+    def _read_row_group(self, file: SealedFile, shape: _Shape, number: int, columns: list[str]) -> pa.Table:
+        path = self._root / file.path
+        try:
+            with pq.ParquetFile(
+                path,
+                metadata=shape.metadata,
+                read_dictionary=["symbol", "side", "provider", "status"],
+                page_checksum_verification=True,
+                memory_map=True,
+            ) as parquet:
+                return parquet.read_row_group(number, columns=columns)
+        except (OSError, pa.ArrowException) as error:
+            raise StoreCorrupt(str(path), f"row group {number} cannot be read: {error}") from error
 
     def _decoded(self, file: SealedFile, shape: _Shape, number: int, column: dict[str, Any]) -> Columns:
         start, stop = shape.row_groups[number : number + 2].tolist()
@@ -547,6 +588,17 @@ class SealedReader:
             rows.floats[position] = column[name].to_numpy(zero_copy_only=False)
         rows.status[:] = status_codes(column["status"])
         return rows
+
+
+def _as_stored(table: pa.Table, name: str) -> Any:
+    """A column as `BAR_SCHEMA` has it."""
+    column: Any = table.column(name)
+    if not pa.types.is_dictionary(column.type):
+        return column
+    array = _whole(column)
+    if len(array.dictionary) == 1:
+        return repeated(array.dictionary[0].as_py(), len(array))
+    return array.dictionary.take(array.indices)
 
 
 def _binary(bits: Any) -> Any:
