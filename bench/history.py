@@ -170,12 +170,13 @@ def _copy_store(source: Path, target: Path) -> None:
 
 
 def same(results: dict[str, list[dict | None]], key: str) -> Bar:
-    """Whether all engines gave the same in each repeat."""
-    for runs in zip(*results.values(), strict=True):
-        seen = [run[key] for run in runs if run and key in run]
-        if any(other != seen[0] for other in seen):
-            return Bar("all engines gave the same", f"{key}: {seen}"[:200], holds=False)
-    return Bar("all engines gave the same", key, holds=True)
+    """Whether all contestants gave the same in each repeat."""
+    what = f"the same {key} from all {len(results)}"
+    if not all(all(runs) for runs in results.values()):
+        return Bar(what, "–", None)
+    each = [[run[key] for run in runs] for runs in zip(*results.values(), strict=True)]
+    differ = [seen for seen in each if any(other != seen[0] for other in seen)]
+    return Bar(what, f"{differ[0]}"[:200] if differ else "yes", not differ)
 
 
 def bound(lab: Lab, what: str, value: float | None, limit: float, *, unit: str = " ×", digits: int = 2) -> Bar:

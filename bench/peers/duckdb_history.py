@@ -24,8 +24,8 @@ _COLUMNS = (
 _VALUES = ("open", "high", "low", "close", "volume", "vwap", "trades", "status")
 _CHECKED = (
     "INSERT INTO bars SELECT * FROM batch b WHERE NOT EXISTS (SELECT 1 FROM (SELECT * FROM bars o SEMI JOIN batch"
-    " USING (symbol, ts, provider) QUALIFY row_number() OVER (PARTITION BY symbol, ts, provider ORDER BY as_of DESC) = 1"
-    ") o WHERE o.symbol = b.symbol AND o.ts = b.ts AND o.provider = b.provider AND "
+    " USING (symbol, ts, provider) QUALIFY row_number() OVER (PARTITION BY symbol, ts, provider ORDER BY as_of DESC)"
+    " = 1) o WHERE o.symbol = b.symbol AND o.ts = b.ts AND o.provider = b.provider AND "
     + " AND ".join(f"o.{name} IS NOT DISTINCT FROM b.{name}" for name in _VALUES)
     + ")"
 )
@@ -159,7 +159,7 @@ def gaps(folder: Path, *, symbols: int, sessions: list[int], times: int, minutes
         found = [
             timed(
                 lambda: connection.execute(
-                    "SELECT symbol, ts FROM wanted, minutes ANTI JOIN bars USING (symbol, ts)"
+                    "SELECT symbol, ts FROM (FROM wanted CROSS JOIN minutes) ANTI JOIN bars USING (symbol, ts)"
                 ).to_arrow_table()
             )
             for _ in range(times + 1)

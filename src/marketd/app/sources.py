@@ -16,6 +16,7 @@ from marketd.model import Quote, TickBatch, Trade
 from marketd.sources.coinbase.feed import CoinbaseSource
 from marketd.sources.coinbase.history import GRANULARITIES, CoinbaseHistory, http_client
 from marketd.sources.coinbase.parse import parse_message
+from marketd.sources.coinbase.quotes import CoinbaseQuotes
 from marketd.sources.contract import BarHistory, QuoteRequest, RawTap, Source, Subscriptions
 from marketd.sources.http import HttpClient
 from marketd.sources.replay import Recorder, ReplaySource
@@ -36,7 +37,9 @@ class Memories:
         if config.sources.coinbase is not None:
             client = http_client(config.sources.coinbase, clock)
             self._clients.append(client)
+            self.quotes_by_source["coinbase"] = CoinbaseQuotes(client, clock)
             self.by_source["coinbase"] = (CoinbaseHistory(client, config.sources.coinbase, clock), tuple(GRANULARITIES))
+            self.quotes_by_source["coinbase"] = CoinbaseQuotes(client, clock)
 
     async def close(self) -> None:
         for client in self._clients:

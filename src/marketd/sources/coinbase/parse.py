@@ -26,6 +26,7 @@ __all__ = [
     "Match",
     "Message",
     "ProviderError",
+    "RestTicker",
     "RestTrade",
     "Subscriptions",
     "Ticker",
@@ -33,6 +34,7 @@ __all__ = [
     "parse_candles",
     "parse_message",
     "parse_quote",
+    "parse_rest_ticker",
     "parse_trade",
     "read_message",
 ]
@@ -124,6 +126,18 @@ class RestTrade(msgspec.Struct, frozen=True):
     side: BookSide
 
 
+# {"ask":"9380.55","bid":"9380.54","volume":"9611.79166047","trade_id":82062566,"price":"9380.55","size":"0.41969131",
+#  "time":"2020-02-01T01:40:16.253563Z","rfq_volume":"0.000000"}
+class RestTicker(msgspec.Struct, frozen=True):
+    """The answer of `/products/{id}/ticker`: the book without sizes, and the last trade with its time."""
+
+    time: str
+    price: str
+    bid: str | None = None
+    ask: str | None = None
+    volume: str | None = None
+
+
 # [1591514160, 0.02507, 0.02508, 0.02507, 0.02508, 0.02816506]
 Candle = tuple[Annotated[int, msgspec.Meta(ge=0, le=_INT64_MAX // NS_PER_S)], float, float, float, float, float]
 """A row of `/products/{id}/candles`: start in seconds, **low, high, open, close**, volume."""
@@ -168,6 +182,20 @@ def parse_quote(message: Ticker, time_received_ns: int) -> Quote:
         ask_size=_size_or_none(message.best_ask_size),
         last=_number(message.price),
         volume=_size_or_none(message.volume_24h),
+    )
+
+
+def parse_rest_ticker(answer: RestTicker, product: str, time_received_ns: int) -> Quote:
+    """Raises ValueError on a number or time that is none."""
+    return Quote(
+        symbol=product,
+        time_event_ns=_time_ns(answer.time),
+        time_received_ns=time_received_ns,
+        source=NAME,
+        bid=_price_or_none(answer.bid),
+        ask=_price_or_none(answer.ask),
+        last=_number(answer.price),
+        volume=_size_or_none(answer.volume),
     )
 
 
