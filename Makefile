@@ -6,7 +6,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 ARGS ?=
 
-.PHONY: run web install test check format bench bench-quality drills lock clean help
+.PHONY: run web install test check format bench bench-history bench-quality drills lock clean help
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -37,6 +37,9 @@ bench: .venv/dev ## benchmarks, side by side with peers (ARGS="--quick" for a sh
 
 bench-quality: .venv/dev ## faulty bars told from healthy ones, on recorded data (ARGS="--details" for every file)
 	$(BIN)/python bench/quality.py $(ARGS)
+
+bench-history: .venv/dev ## history side by side with its peers, H1 to H10 (ARGS="--quick", "--full", "--only h1,h3")
+	$(BIN)/python bench/history.py $(ARGS)
 
 drills: .venv/dev ## long soaks and hundreds of kills
 	$(BIN)/python -m pytest -m drill $(ARGS)

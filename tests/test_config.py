@@ -218,6 +218,13 @@ MISTAKES = [
     ("fanout: {max_rate_hz: 0}", "fanout.max_rate_hz", 0.0, "above 0"),
     ("fanout: {slow_close_s: soon}", "fanout.slow_close_s", "soon", "float"),
     ("store: {seal_rows: 0}", "store.seal_rows", 0, "1 to 10,000,000"),
+    ("calendars: {venues: {DESK: 5}}", "calendars.venues.DESK", 5, "object"),
+    (
+        "calendars: {venues: {DESK: {time_zone: UTC, open: Mon 8, close: Fri 16:00}}}",
+        "calendars.venues.DESK.open",
+        "Mon 8",
+        "a day and a time",
+    ),
 ]
 
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 from marketd.calendars import AlwaysOpen
 from marketd.continuity.backfill import BackfillService
 from marketd.continuity.ledger import LedgerService
-from marketd.continuity.plan import BackfillConfig, every_start
+from marketd.continuity.plan import BackfillConfig
 from marketd.continuity.queue import RecordsQueue
 from marketd.ingest.history import KeptBars
 from marketd.model import Interval, parse_ns
@@ -50,7 +50,7 @@ class Desk:
             self.clock,
             choose=lambda *_: [("desk", self.history)],
             keep=self.keep,
-            expected=lambda _symbol, interval, start_ns, end_ns: every_start(interval, start_ns, end_ns),
+            expected=lambda _symbol, interval, start_ns, end_ns: interval.starts(start_ns, end_ns),
             tier_of=TIERS.__getitem__,
             scan=lambda interval, start_ns, end_ns: self.ledger.scan(
                 interval, max(start_ns, START_NS), end_ns, SYMBOLS

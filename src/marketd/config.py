@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, TypeVar, cast, get_args, get_type_hints
+from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
 import msgspec
 import yaml
@@ -421,7 +421,9 @@ def _inner_parts(value: Any, types: Mapping[str, Any]) -> Iterator[tuple[str, An
     for name, given in value.items() if isinstance(value, dict) else ():
         for kind in (types.get(name), *get_args(types.get(name))):
             if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
-                if isinstance(given, dict):
+                if isinstance(given, dict) and get_origin(types[name]) is dict:  # of such values, by name
+                    yield from ((f"{name}.{key}", item, kind) for key, item in given.items())
+                elif isinstance(given, dict):
                     yield name, given, kind
                 for i, item in enumerate(given if isinstance(given, list) else ()):
                     if isinstance(item, dict):

@@ -7,6 +7,7 @@ import gzip
 import json
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -204,7 +205,11 @@ def test_minutes_are_adjusted_by_the_date_of_their_session() -> None:
     ts = [at("2024-03-03T04:59"), at("2024-03-03T23:00"), at("2024-03-04T04:00")]
     raw = bars(ts, [90.0, 30.0, 31.0], interval="1m")
     action = [split("2024-03-04", 3.0)]
-    by_session = adjust(raw, action, "split", session_of=lambda ns: (ns + 2 * 3600 * NS) // DAY * DAY)
+
+    def two_hours_ahead(table: pa.Table) -> Any:
+        return (table["ts"].cast(pa.int64()).to_numpy() + 2 * 3600 * NS) // DAY * DAY
+
+    by_session = adjust(raw, action, "split", session_of=two_hours_ahead)
     assert by_session["close"].to_pylist() == pytest.approx([30.0, 30.0, 31.0])
     assert adjust(raw, action, "split")["close"].to_pylist() == pytest.approx([30.0, 10.0, 31.0])
 

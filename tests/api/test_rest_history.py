@@ -22,7 +22,8 @@ from hypothesis import strategies as st
 
 from marketd.api.bars import ColumnsReply, ObservationsReply
 from marketd.api.formats import csv_stream, json_columns, json_rows
-from marketd.model import BAR_SCHEMA, OBSERVATION_SCHEMA, AnsweredSpan, Bar, CorporateAction, format_ns
+from marketd.model import BAR_SCHEMA, OBSERVATION_SCHEMA, AnsweredSpan, Bar, CorporateAction, Interval, format_ns
+from marketd.store.contract import Presence
 
 ARROW = "application/vnd.apache.arrow.stream"
 PARQUET = "application/vnd.apache.parquet"
@@ -331,7 +332,14 @@ def test_adjustment_tells_what_was_applied() -> None:
         "source": "venue", "as_of": "2026-11-17T00:00:00Z",
     }  # fmt: skip
     assert split["actions"] == [told]
-    assert [(mark["code"], mark["ex_date"]) for mark in split["marks"]] == [("single_source", "2026-11-18")]
+    marks = [("already_adjusted", "2026-11-18"), ("single_source", "2026-11-18")]  # the price went on at 100
+    assert [(mark["code"], mark["ex_date"]) for mark in split["marks"]] == marks
+    for kind in ("arrow", "csv", "parquet"):
+        beside = desk.get(f"{asked}&adjustment=split&format={kind}").headers
+        assert json.loads(beside["x-marketd-actions"]) == [told]
+        assert json.loads(beside["x-marketd-marks"]) == split["marks"]
+        assert (beside["x-marketd-actions-total"], beside["x-marketd-marks-total"]) == ("1", "2")
+    assert "x-marketd-actions" not in desk.get(f"{asked}&format=csv").headers
     period = desk.get("/stocks/X/history?period=5d&adjustment=split").json
     assert [b["open"] for b in period["bars"]] == [25.0, 25.0, 100.0, 100.0]
     before = desk.get("/stocks/X/history?period=5d&adjustment=split&as_of=2026-11-16T23:00:00Z").json
@@ -402,6 +410,12 @@ class Shelf:
             first = first if limit is None else max(first, last - limit)
             return self._table.slice(first, last - first).take(np.arange(last - first)[::-1])
         return self._table.slice(first, last - first if limit is None else min(last - first, limit))
+
+    def presence(self, interval: Interval, start_ns: int, end_ns: int, **_: Any) -> Presence:
+        first_ns = interval.ceil(start_ns)
+        flags = np.isin(interval.starts(start_ns, end_ns), self._ts)
+        bits = np.packbits(flags, bitorder="little")[None]
+        return Presence(symbols=("X",), interval=interval, start_ns=first_ns, slots=len(flags), bits=bits)
 
     def symbols(self) -> tuple[str, ...]:
         return ("X",)

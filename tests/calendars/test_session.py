@@ -352,3 +352,16 @@ def test_the_page_names_every_preset_and_field_and_its_example_is_accepted() -> 
     calendars = Calendars(config)
     assert calendars.of("CLZ5").name == "CRUDE"
     assert shown(calendars.of("GER40"), "2026-04-02", "2026-04-04") == ["04-02T00:00 04-02T21:00"]
+
+
+@pytest.mark.parametrize(
+    "calendar",
+    [
+        AlwaysOpen(),
+        SessionCalendar("days", VenueConfig(time_zone="UTC", open="Mon 00:00", close="Mon 00:00")),
+        SessionCalendar("dates", VenueConfig(time_zone="UTC", open="Mon 00:00", close="Mon 00:00", days="session")),
+    ],
+)
+def test_no_day_of_a_long_range_is_lost(calendar: Calendar) -> None:
+    assert len(calendar.days(1, 1 + 129 * DAY_NS)) == 129
+    assert len(calendar.sessions(1, 1 + 129 * DAY_NS).label_ns) == 129

@@ -137,6 +137,30 @@ def test_while_the_store_works_nothing_is_published_and_all_of_it_is_not_durable
     asyncio.run(body())
 
 
+def test_a_minute_seen_in_part_does_not_take_the_place_of_one_that_was_fetched() -> None:
+    async def body() -> None:
+        store = MemoryStore()
+        desk = Desk(store)
+        fetched = closed(1.0, 2.0).table(T0)
+        status = fetched.schema.get_field_index("status")
+        fetched = fetched.set_column(status, fetched.schema.field(status), pa.array(["backfill", "final"]))
+        store.append(fetched)
+        desk.writer.start()
+        seen = closed(7.0, 8.0, 9.0)
+        desk.writer.put([replace(seen, status=["provisional"] * 3)])
+        await desk.until(lambda: desk.published)
+        # What another provider fetched says nothing of this one's minute; what was seen throughout stands for itself.
+        desk.writer.put([replace(closed(5.0), provider="other", status=["provisional"]), closed(6.0)])
+        await desk.writer.stop(5)
+        assert [got for got, _ in desk.published] == [[8.0, 9.0], [5.0], [6.0]]
+        in_force = store.read("A", MINUTE, 0, FAR, prefer=("s",))
+        assert in_force["close"].to_pylist() == [6.0, 8.0, 9.0]
+        assert in_force["status"].to_pylist() == ["final", "provisional", "provisional"]
+        assert (desk.writer.waiting, desk.count("marketd_bars_stored_total", interval="1m")) == (0, 4)
+
+    asyncio.run(body())
+
+
 def test_bars_that_are_not_kept_are_published_in_their_turn_and_not_stored() -> None:
     async def body() -> None:
         store = Failing()

@@ -365,3 +365,32 @@ def test_stop_with_redis_gone_says_what_was_not_written(redis_server: Any, caplo
 def test_an_impossible_interval_is_refused() -> None:
     with pytest.raises(InvalidInput, match="interval_ms: 0 is not allowed"):
         Bench(MemoryQuoteCache(), interval_ms=0)
+
+
+@pytest.mark.parametrize("server", ["silent", "gone"])
+def test_stop_ends_whatever_the_writer_is_doing_while_redis_cannot_be_reached(server: str) -> None:
+    """Stopped after each of the first turns of the event loop in which it connects and shakes hands."""
+
+    async def main() -> None:
+        async def say_nothing(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            try:
+                await asyncio.sleep(60)
+            finally:
+                writer.close()
+
+        listening = await asyncio.start_server(say_nothing, "127.0.0.1", 0)
+        port = listening.sockets[0].getsockname()[1]
+        if server == "gone":
+            listening.close()
+        for turns in range(30):
+            bench = Bench(RedisQuoteCache(f"redis://127.0.0.1:{port}/0"))
+            bench.writer.start()
+            bench.quote("AAPL", 1.0, 2.0)
+            await bench.clock.advance(0.1)
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            await asyncio.wait_for(bench.writer.stop(timeout_s=0.02), 5)
+            assert (bench.writer.waiting, bench.writer.state) == (1, "failing")
+        listening.close()
+
+    asyncio.run(main())

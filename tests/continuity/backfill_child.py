@@ -11,7 +11,7 @@ from pathlib import Path
 
 from marketd.clock import SystemClock
 from marketd.continuity.backfill import BackfillService
-from marketd.continuity.plan import BackfillConfig, every_start
+from marketd.continuity.plan import BackfillConfig
 from marketd.continuity.queue import RecordsQueue
 from marketd.ingest.history import KeptBars
 from marketd.store.embedded import EmbeddedStore, EmbeddedStoreConfig
@@ -57,7 +57,7 @@ async def main(folder):
         clock,
         choose=lambda *_: [("scripted", history)],
         keep=keep,
-        expected=lambda _symbol, interval, start_ns, end_ns: every_start(interval, start_ns, end_ns),
+        expected=lambda _symbol, interval, start_ns, end_ns: interval.starts(start_ns, end_ns),
     )
     say("ready")
     service.start()

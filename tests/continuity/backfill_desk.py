@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from marketd.continuity.plan import BackfillConfig, every_start
+from marketd.continuity.plan import BackfillConfig
 from marketd.continuity.queue import RecordsQueue
 from marketd.continuity.worker import BackfillWorker
 from marketd.ingest.history import KeptBars
@@ -60,7 +60,7 @@ class Desk:
         return self.providers
 
     def expected(self, symbol, interval, start_ns, end_ns):
-        return every_start(interval, start_ns, end_ns)
+        return interval.starts(start_ns, end_ns)
 
     def seams(self):
         return {

@@ -214,6 +214,32 @@ def test_a_stream_that_returns_has_its_minutes_fetched_with_those_it_saw_in_part
     asyncio.run(main())
 
 
+def test_a_hole_that_is_asked_for_already_does_not_keep_a_return_from_asking_for_all():
+    async def main():
+        desk = Desk(BackfillConfig(**QUICK))
+        down_ns = parse_ns("2026-11-20T14:20:40Z")
+        async with running(desk) as service:
+            desk.history.down = True
+            service.gap_found("AAPL", MINUTE, hole(parse_ns("2026-11-20T14:10:00Z"), 15))
+
+            async def is_asked():
+                return len(await service.jobs())
+
+            await until(desk, is_asked)
+            service.source_returned(["AAPL"], MINUTE, down_ns)
+            await until(desk, lambda: is_two(service))
+            spans = {job.reason: (job.start_ns, job.end_ns) for job in await service.jobs()}
+            assert spans["gap"] == (parse_ns("2026-11-20T14:10:00Z"), parse_ns("2026-11-20T14:25:00Z"))
+            low, high = spans["reconnect"]
+            assert low == parse_ns("2026-11-20T14:20:00Z")
+            assert high > spans["gap"][1]
+
+    async def is_two(service):
+        return len(await service.jobs()) == 2
+
+    asyncio.run(main())
+
+
 def test_a_full_queue_delays_healing_and_says_so():
     async def main():
         desk = Desk(BackfillConfig(max_concurrency=TierLimits(T0=0, T1=0, T2=0), **QUICK))

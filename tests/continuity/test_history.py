@@ -7,6 +7,8 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from marketd.calendars import AlwaysOpen, Calendar, Calendars
 from marketd.continuity.history import HISTORY_SCHEMA, HistoryAnswer, HistoryQuery, HistoryService
@@ -52,8 +54,8 @@ def row(ts: str | int, price: float, interval: str = "1m", **changes: Any) -> di
 class Desk:
     """A store, records and the service over them, at `NOW`, with a calendar that is always open."""
 
-    def __init__(self, rows: Sequence[dict[str, Any]], calendar: Calendar | None = None) -> None:
-        self.clock = ManualClock(parse_ns(NOW))
+    def __init__(self, rows: Sequence[dict[str, Any]], calendar: Calendar | None = None, now: str = NOW) -> None:
+        self.clock = ManualClock(parse_ns(now))
         self.store = MemoryStore()
         self.records = SqliteRecords(None)
         if rows:
@@ -325,6 +327,33 @@ def test_slices_of_any_size_are_the_same_answer(
         assert desk.service.answer(ask).table.equals(whole.table)
 
 
+_NOONS = st.sets(st.integers(0, 239), max_size=60)
+
+
+@settings(max_examples=40, deadline=None)
+@given(_NOONS, _NOONS, st.sampled_from(["trade", "bid", "mid"]), st.integers(1, 300), st.sampled_from(["24/7", "FX"]))
+def test_the_outline_says_what_the_bars_would(
+    bids: set[int], asks: set[int], side: str, slots: int, calendar: str
+) -> None:
+    """Around Friday's close of FX, and up to minutes that are not over; without reading a bar."""
+    start_ns = parse_ns("2026-11-20T20:00Z")
+    sides = {"bid": bids, "ask": asks, "trade": bids}
+    rows = [row(start_ns + n * MINUTE, 1.0, side=name) for name, places in sides.items() for n in places]
+    desk = Desk(rows, Calendars().named(calendar), now="2026-11-20T23:30Z")
+    desk.records.note_spans([answered("2026-11-20T20:10:00Z", "2026-11-20T20:40:00Z", "no_trades")])
+    asked = query("2026-11-20T19:00:00Z", "2026-11-21T00:00:00Z", side=side)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("marketd.continuity.history._SLOTS", slots)
+        told, whole = desk.service.outline(asked), desk.service.answer(asked)
+    assert told.table.num_rows == 0
+    assert told.complete == whole.complete
+
+    def counted(answer: HistoryAnswer) -> list[tuple[int, str, int]]:
+        return [(s.start_ns, s.reason, s.count) for s in answer.missing]
+
+    assert counted(told) == counted(whole)
+
+
 # --- filling and adjustment ----------------------------------------------------------------------------------------
 
 
@@ -380,7 +409,8 @@ def test_prices_before_a_split_are_divided_and_only_once_it_is_known() -> None:
     assert column(split, "open") == [25.0, 25.0, 100.0, 100.0, 100.0]
     assert column(split, "volume") == [40.0, 40.0, 10.0, 10.0, 10.0]
     assert [(a.ratio, a.ex_ns) for a in split.actions] == [(4.0, at("2026-11-04"))]
-    assert [(mark.code, mark.ex_ns) for mark in split.marks] == [("single_source", at("2026-11-04"))]
+    codes = ["already_adjusted", "single_source"]  # the price went on at 100
+    assert [(mark.code, mark.ex_ns) for mark in split.marks] == [(code, at("2026-11-04")) for code in codes]
     before = desk.ask("2026-11-02", "2026-11-07", "1d", adjustment="split", as_of_ns=at("2026-11-03T11:59:59Z"))
     assert set(column(before, "open")) == {100.0}
 
@@ -399,6 +429,211 @@ def test_weeks_are_adjusted_day_by_day() -> None:
     desk.records.add_actions([_split(4.0, "2026-11-04", "2026-11-03T12:00:00Z")])
     answer = desk.ask("2026-11-02", "2026-11-09", "1w", adjustment="split")
     assert [column(answer, n) for n in ("open", "high", "low", "close")] == [[25.0], [27.0], [24.0], [26.0]]
+
+
+# --- days of sessions ----------------------------------------------------------------------------------------------
+
+
+def _minutes(first: str, last: str, price: float, **changes: Any) -> list[dict[str, Any]]:
+    """Every minute from one to another, both included: the first opens at the price, each a hundredth higher."""
+    start_ns = parse_ns(first + "Z")
+    count = (parse_ns(last + "Z") - start_ns) // MINUTE + 1
+    return [row(start_ns + n * MINUTE, price + n / 100, **changes) for n in range(count)]
+
+
+def _dated(answer: HistoryAnswer) -> list[str]:
+    return [format_ns(ts)[:10] for ts in answer.table["ts"].cast(pa.int64()).to_pylist()]
+
+
+def _sydney() -> list[dict[str, Any]]:
+    """Friday 10, Monday 13 and Tuesday 14 January 2025: 10:00 to 16:00, at 23:00 UTC on the day before."""
+    return [
+        *_minutes("2025-01-09T23:00", "2025-01-10T04:59", 100.0),
+        *_minutes("2025-01-12T23:00", "2025-01-13T04:59", 200.0),
+        row(parse_ns("2025-01-13T05:10Z"), 250.0),  # the auction after the close
+        *_minutes("2025-01-13T23:00", "2025-01-14T04:59", 300.0),
+    ]
+
+
+def test_a_day_in_sydney_is_its_session() -> None:
+    answer = Desk(_sydney(), Calendars().named("XASX")).ask("2025-01-09", "2025-01-15", "1d")
+    assert _dated(answer) == ["2025-01-10", "2025-01-13", "2025-01-14"]
+    assert column(answer, "open") == [100.0, 200.0, 300.0]
+    assert column(answer, "close") == pytest.approx([104.59, 251.0, 304.59])
+    assert column(answer, "volume") == [3_600.0, 3_610.0, 3_600.0]
+    assert column(answer, "partial") == [False] * 3
+    # the 9th was a session of which nothing is there
+    assert answer.missing == (span("2025-01-09", "2025-01-10", "not_fetched", 1),)
+    assert Desk(_sydney(), Calendars().named("XASX")).ask("2025-01-10", "2025-01-15", "1d").complete
+
+
+def test_a_week_in_sydney_begins_with_mondays_session() -> None:
+    answer = Desk(_sydney(), Calendars().named("XASX")).ask("2025-01-06", "2025-01-20", "1w")
+    assert (_dated(answer), column(answer, "open")) == (["2025-01-06", "2025-01-13"], [100.0, 200.0])
+    assert column(answer, "partial") == [True, True]  # four and three sessions are missing
+
+
+def test_one_minute_that_is_missing_in_the_evening_before_makes_the_day_partial() -> None:
+    rows = [r for r in _sydney() if r["ts"] != parse_ns("2025-01-13T23:30Z")]
+    desk = Desk(rows, Calendars().named("XASX"))
+    assert column(desk.ask("2025-01-10", "2025-01-15", "1d"), "partial") == [False, False, True]
+    desk.records.note_spans([answered("2025-01-13T23:30:00Z", "2025-01-13T23:31:00Z", "no_trades")])
+    answer = desk.ask("2025-01-10", "2025-01-15", "1d")
+    assert (column(answer, "partial"), answer.complete) == ([False] * 3, True)
+
+
+def test_a_day_of_futures_begins_in_the_evening_before() -> None:
+    """Sunday 1 June 2025, 17:00 Chicago (22:00 UTC) to Monday 16:00; then Tuesday. Saturday and Sunday have none."""
+    rows = [
+        *_minutes("2025-06-01T22:00", "2025-06-02T20:59", 100.0),
+        *_minutes("2025-06-02T22:00", "2025-06-03T20:59", 200.0),
+    ]
+    for interval in ("1m", "1h"):
+        kept = rows if interval == "1m" else [r | {"interval": "1h"} for r in rows if r["ts"] % HOUR == 0]
+        answer = Desk(kept, Calendars().named("CME")).ask("2025-05-31", "2025-06-04", "1d")
+        assert _dated(answer) == ["2025-06-02", "2025-06-03"]
+        assert column(answer, "open") == [100.0, 200.0]
+        assert column(answer, "volume") == [10.0 * (1_380 if interval == "1m" else 23)] * 2
+        assert (answer.missing, answer.complete) == ((), True)
+
+
+def test_bars_of_four_hours_make_no_day_of_sessions() -> None:
+    """20:00 UTC holds the end of one session and the beginning of the next."""
+    rows = [row(parse_ns("2025-06-01T20:00Z") + n * 4 * HOUR, 100.0, "4h") for n in range(12)]
+    assert Desk(rows, Calendars().named("CME")).ask("2025-06-01", "2025-06-04", "1d").table.num_rows == 0
+    assert Desk(rows).ask("2025-06-02", "2025-06-03", "1d").table.num_rows == 1
+
+
+def test_the_running_session_is_told_under_its_date() -> None:
+    """At 23:30 UTC on Thursday 19 November 2026, Friday's session in Sydney is half an hour old."""
+    rows = _minutes("2026-11-19T23:00", "2026-11-19T23:28", 100.0)
+    desk = Desk(rows, Calendars().named("XASX"), now="2026-11-19T23:30Z")
+    live = Bar(
+        symbol="X", interval="1m", side="trade", ts_ns=parse_ns("2026-11-19T23:29Z"), open=7.0, high=7.0, low=7.0,
+        close=7.0, volume=None, vwap=None, trades=1, provider="venue", status="live", as_of_ns=at("12:00"),
+    )  # fmt: skip
+    answer = desk.ask("2026-11-20", "2026-11-21", "1d", live=[live])
+    assert (_dated(answer), column(answer, "open"), column(answer, "close")) == (["2026-11-20"], [100.0], [7.0])
+    assert desk.ask("2026-11-19", "2026-11-20", "1d", live=[live]).table.num_rows == 0
+    until = [desk.service.present_end("X", Interval.parse(name)) for name in ("1d", "1m")]
+    assert until == [parse_ns("2026-11-21"), parse_ns("2026-11-19T23:30Z")]
+    assert Desk([]).service.present_end("X", Interval.parse("1d")) == parse_ns(NOW)
+
+
+@pytest.mark.parametrize("order", ["asc", "desc", None])
+@pytest.mark.parametrize(("rows", "slots"), [(131_072, 600_000), (400, 600_000), (131_072, 2_000), (721, 1_500)])
+def test_slices_of_days_of_sessions_are_the_same_answer(
+    monkeypatch: pytest.MonkeyPatch, order: str | None, rows: int, slots: int
+) -> None:
+    desk = Desk(_sydney(), Calendars().named("XASX"))
+    whole = desk.ask("2025-01-06", "2025-01-20", "1d", order=order)
+    monkeypatch.setattr("marketd.continuity.history._ROWS", rows)
+    monkeypatch.setattr("marketd.continuity.history._SLOTS", slots)
+    again = desk.ask("2025-01-06", "2025-01-20", "1d", order=order)
+    assert (again.table, again.complete) == (whole.table, whole.complete)
+    assert [(s.start_ns, s.count) for s in again.missing] == [(s.start_ns, s.count) for s in whole.missing]
+    pages: list[pa.Table] = []
+    asked: HistoryQuery | None = query("2025-01-06", "2025-01-20", "1d", order=order, limit=1)
+    while asked is not None:
+        page = desk.service.answer(asked)
+        pages.append(page.table)
+        asked = page.rest
+    ordered = pages if order else pages[::-1]
+    assert pa.concat_tables(ordered).equals(whole.table)
+
+
+def test_days_of_an_old_century_are_one_span_at_an_exchange_too() -> None:
+    answer = Desk(_sydney(), Calendars().named("XASX")).ask("1800-01-01T00:00:00Z", "2025-01-15", "1d")
+    assert _dated(answer) == ["2025-01-10", "2025-01-13", "2025-01-14"]
+    assert not answer.complete
+
+
+# --- actions and sessions ------------------------------------------------------------------------------------------
+
+
+def test_an_ex_date_begins_with_its_session() -> None:
+    """2 for 1 on 14 January 2025 in Sydney: the minute of 23:00 UTC on the 13th is the first without."""
+    rows = [
+        row(parse_ns(f"2025-01-{t}Z"), price)
+        for t, price in (("12T23:00", 200.0), ("13T04:59", 201.0), ("13T23:00", 100.0), ("14T04:59", 101.0))
+    ]
+    desk = Desk(rows, Calendars().named("XASX"))
+    desk.records.add_actions([_split(2.0, "2025-01-14", "2025-01-10T00:00:00Z")])
+    answer = desk.ask("2025-01-12", "2025-01-15", adjustment="split")
+    assert column(answer, "open") == [100.0, 100.5, 100.0, 101.0]
+    assert [mark.code for mark in answer.marks] == ["single_source"]
+    days = desk.ask("2025-01-12", "2025-01-15", "1d", adjustment="split")
+    assert (_dated(days), column(days, "open"), column(days, "close")) == (
+        ["2025-01-13", "2025-01-14"],
+        [100.0, 100.0],
+        [101.0, 102.0],
+    )
+    late = desk.ask("2025-01-13T23:00:00Z", "2025-01-15", adjustment="split")
+    assert (column(late, "open"), late.actions) == ([100.0, 101.0], ())
+
+
+def test_an_action_that_is_not_in_force_is_told() -> None:
+    desk = Desk(_days())
+    desk.records.add_actions([_split(4.0, "2026-11-25", "2026-11-03T12:00:00Z"), _dividend(1.0, "2026-11-26")])
+    answer = desk.ask("2026-11-02", "2026-11-07", "1d", adjustment="all")
+    assert (column(answer, "open"), answer.actions) == ([100.0] * 5, ())
+    assert [(m.code, m.kind) for m in answer.marks] == [
+        *(("not_in_force", "split"), ("single_source", "split")),
+        *(("not_in_force", "dividend"), ("single_source", "dividend")),
+    ]
+    split = desk.ask("2026-11-02", "2026-11-07", "1d", adjustment="split")
+    assert {m.kind for m in split.marks} == {"split"}
+
+
+def test_dividends_that_cannot_be_taken_off_are_told() -> None:
+    desk = Desk(_days(), now="2026-12-20")
+    desk.records.add_actions([_dividend(101.0, "2026-11-04"), _dividend(1.0, "2026-11-30")])
+    answer = desk.ask("2026-11-02", "2026-11-07", "1d", adjustment="all")
+    assert column(answer, "open") == [100.0] * 5
+    codes = {(format_ns(m.ex_ns)[:10], m.code) for m in answer.marks}
+    assert codes == {
+        *(("2026-11-04", "dividend_exceeds_price"), ("2026-11-04", "single_source")),
+        *(("2026-11-30", "no_previous_close"), ("2026-11-30", "single_source")),
+    }
+
+
+def test_slices_and_outline_tell_the_same_marks_whatever_part_of_it_they_are_of(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    desk = Desk(_days())
+    desk.records.add_actions([_split(4.0, "2026-11-04", "2026-11-03T12:00:00Z")])
+    asked = query("2026-11-02", "2026-11-07", "1d", adjustment="split")
+    whole = desk.service.answer(asked)
+    assert [m.code for m in whole.marks] == ["already_adjusted", "single_source"]
+    monkeypatch.setattr("marketd.continuity.history._ROWS", 2)
+    parts = list(desk.service.slices(asked))
+    assert len(parts) > 2
+    assert {part.marks for part in parts} == {whole.marks} == {desk.service.outline(asked).marks}
+    assert pa.concat_tables([part.table for part in parts]).equals(whole.table)
+
+
+def test_prices_that_were_adjusted_before_they_came_are_not_adjusted_again() -> None:
+    early = [r | {"provider": "file:adjusted", "open": 25.0} for r in _days()[:1]]
+    desk = Desk([*early, *_days()[1:]])
+    desk.records.add_actions([_split(4.0, "2026-11-04", "2026-11-03T12:00:00Z")])
+    mixed = desk.ask("2026-11-02", "2026-11-07", "1d", adjustment="split")
+    assert column(mixed, "open") == [25.0, 25.0, 100.0, 100.0, 100.0]
+    desk = Desk([r | {"provider": "file:adjusted"} for r in _days()])
+    desk.records.add_actions([_split(4.0, "2026-11-04", "2026-11-03T12:00:00Z"), _dividend(10.1, "2026-11-05")])
+    answer = desk.ask("2026-11-02", "2026-11-07", "1d", adjustment="all")
+    assert column(answer, "open") == [100.0] * 5
+    told = [m for m in answer.marks if m.code != "single_source"]
+    assert [(m.code, m.kind) for m in told] == [("already_adjusted", "split"), ("already_adjusted", "dividend")]
+    assert "file:adjusted" in told[0].detail
+
+
+def test_a_dividend_is_measured_by_the_days_own_close_where_it_is_known() -> None:
+    """The last minute traded at 110 after the close, which was 101."""
+    minute = row(parse_ns("2026-11-04T23:00:00Z"), 109.0)
+    desk = Desk([*_days(), minute])
+    desk.records.add_actions([_dividend(10.1, "2026-11-05")])
+    answer = desk.ask("2026-11-02", "2026-11-04", "1d", adjustment="all")
+    assert column(answer, "open") == pytest.approx([90.0, 90.0], rel=1e-12)
 
 
 # --- the rest ------------------------------------------------------------------------------------------------------

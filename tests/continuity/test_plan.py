@@ -14,7 +14,6 @@ from marketd.continuity.plan import (
     TierLimits,
     answers_for,
     chunk_ranges,
-    every_start,
     merged,
     uncovered,
     unexplained,
@@ -93,7 +92,7 @@ def test_chunks_cover_the_range_once(interval, start, bars, chunk):
     step = Interval.parse(interval)
     end = start + bars * step.ns
     pieces = list(chunk_ranges(step, start, end, chunk * step.ns))
-    starts = [s for piece in pieces for s in every_start(step, *piece).tolist()]
+    starts = [s for piece in pieces for s in step.starts(*piece).tolist()]
     offset = 4 * DAY_NS if interval == "1w" else 0
     assert starts == list(range(start + (offset - start) % step.ns, end, step.ns))
     assert all(low < high <= low + 2 * chunk * step.ns for low, high in pieces)

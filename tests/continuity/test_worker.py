@@ -127,6 +127,39 @@ def test_a_hole_in_the_middle_is_all_that_is_asked_for():
     asyncio.run(main())
 
 
+def test_what_is_there_between_holes_stays_as_it_is():
+    async def main():
+        desk = Desk()
+        await worked(desk, job("2026-11-18T10:02:00Z", "2026-11-18T10:05:00Z", id="a"))
+        # what a stream wrote: the same bar with more known of it
+        seen = desk.store.read("AAPL", MINUTE, 0, 2**62, limit=1)
+        for name, value in (("trades", 7), ("status", "final")):
+            column = seen.schema.get_field_index(name)
+            seen = seen.set_column(column, seen.schema.field(name), pa.array([value], seen.schema.field(name).type))
+        assert desk.store.append(seen) == 1
+        done = await worked(desk, job(id="b", reason="gap"))
+        assert desk.history.asked[-1][2:] == (parse_ns("2026-11-18T10:00:00Z"), parse_ns("2026-11-18T10:10:00Z"))
+        assert (done.bars, done.new_versions) == (10, 7)
+        there = desk.store.read("AAPL", MINUTE, 0, 2**62)
+        assert there["status"].to_pylist() == ["backfill"] * 2 + ["final"] + ["backfill"] * 7
+        assert there["trades"].to_pylist() == [None] * 2 + [7] + [None] * 7
+
+    asyncio.run(main())
+
+
+def test_after_a_reconnect_all_is_asked_for_even_what_was_answered():
+    async def main():
+        desk = Desk()
+        desk.history = ScriptedHistory(desk.clock, holes=[parse_ns("2026-11-18T10:04:00Z")])
+        desk.providers = [("scripted", desk.history)]
+        await worked(desk, job(id="a", reason="gap"))
+        again = await worked(desk, job(id="b", reason="reconnect"))
+        assert (again.bars, again.new_versions) == (9, 0)
+        assert len(desk.history.asked) == 2
+
+    asyncio.run(main())
+
+
 def test_closed_time_is_not_asked_for():
     async def main():
         desk = Desk()

@@ -77,3 +77,15 @@ def test_arrays_are_cut_as_single_times_are(interval: Interval, times: list[int]
     column = np.array(times)
     assert interval.floor(column).tolist() == [interval.floor(t) for t in times]
     assert interval.ceil(column).tolist() == [interval.ceil(t) for t in times]
+
+
+@given(st.sampled_from(INTERVALS), st.integers(-(2**61), 2**61), st.integers(-3, 3_000), st.integers(-1, 1))
+def test_every_start_of_a_range_is_told(interval: Interval, start_ns: int, count: int, odd: int) -> None:
+    end_ns = start_ns + count * interval.ns + odd
+    first = next(t for t in (start_ns, interval.floor(start_ns) + interval.ns) if interval.floor(t) == t)
+    assert interval.starts(start_ns, end_ns).tolist() == list(range(first, end_ns, interval.ns))
+
+
+def test_the_last_of_many_days_is_among_their_starts() -> None:
+    day_ns = 86_400 * 10**9
+    assert len(Interval.parse("1d").starts(1, 1 + 129 * day_ns)) == 129  # numpy.arange, which counts in doubles: 128

@@ -86,7 +86,9 @@ class TestMergingAllTheTime(StoreConformance):
 
 class TestSealingWithoutCaches(StoreConformance):
     def make_store(self, folder: Path) -> EmbeddedStore:
-        return open_store(folder, seal_rows=3, row_group_rows=1, rows_cached=0, footers_cached=1, coverage_bytes_cached=0)
+        return open_store(
+            folder, seal_rows=3, row_group_rows=1, rows_cached=0, footers_cached=1, coverage_bytes_cached=0
+        )
 
 
 def test_everything_is_there_after_a_restart(tmp_path: Path) -> None:
@@ -142,10 +144,10 @@ def test_a_new_day_seals_the_day_before(tmp_path: Path) -> None:
 
 def test_a_log_that_grows_too_big_is_sealed(tmp_path: Path) -> None:
     store = open_store(tmp_path, log_bytes_max=4096)
-    for minute in range(60):
+    for minute in range(110):
         store.append(bar_table([bar(minute)]))
     assert len([name for name in files(tmp_path) if name.endswith(".parquet")]) >= 3
-    assert read_all(store).equals(bar_table([bar(minute) for minute in range(60)]))
+    assert read_all(store).equals(bar_table([bar(minute) for minute in range(110)]))
     store.close()
 
 
@@ -182,17 +184,18 @@ def test_while_sealing_fails_rows_are_kept_and_then_appends_refused(tmp_path: Pa
     config = EmbeddedStoreConfig(seal_rows=2, compact_every_s=None)
     store = EmbeddedStore(tmp_path, config, ManualClock(OPENING), on_step=fail)
     store.append(bar_table([bar(0), bar(1)]))
-    store.append(bar_table([bar(2), bar(3)]))  # seals the first two, in vain
+    for minute in (2, 4, 6):
+        store.append(bar_table([bar(minute), bar(minute + 1)]))  # seals those before, in vain
     for _ in range(2):
         with pytest.raises(StoreError, match=r"bars: cannot seal: .*No space left on device"):
-            store.append(bar_table([bar(4)]))
-    assert read_all(store).equals(bar_table([bar(minute) for minute in range(4)]))
+            store.append(bar_table([bar(8)]))
+    assert read_all(store).equals(bar_table([bar(minute) for minute in range(8)]))
     assert not list(tmp_path.rglob("*.tmp"))
     broken = False
-    assert store.append(bar_table([bar(4)])) == 1
+    assert store.append(bar_table([bar(8)])) == 1
     store.seal()
-    assert read_all(store).equals(bar_table([bar(minute) for minute in range(5)]))
-    assert [name for name in files(tmp_path) if name.startswith("log/")] == ["log/log-000004.bars"]
+    assert read_all(store).equals(bar_table([bar(minute) for minute in range(9)]))
+    assert [name for name in files(tmp_path) if name.startswith("log/")] == ["log/log-000006.bars"]
     store.close()
 
 

@@ -30,6 +30,9 @@ MARKS = (
 )  # fmt: skip
 """What an `ActionMark` can say; `docs/adjustment.md` explains each."""
 
+SessionOf = Callable[[pa.Table], npt.NDArray[np.int64]]
+"""Bars to the midnight, UTC, of the dates of their sessions."""
+
 MODES: tuple[str, ...] = get_args(AdjustmentMode)
 
 Floats = npt.NDArray[np.float64]
@@ -163,7 +166,7 @@ def adjust(
     mode: AdjustmentMode,
     *,
     closes: pa.Table | None = None,
-    session_of: Callable[[Ints], Ints] | None = None,
+    session_of: SessionOf | None = None,
     until_ns: int | None = None,
 ) -> pa.Table:
     """The bars of `adjusted`, without the marks."""
@@ -176,7 +179,7 @@ def adjusted(
     mode: AdjustmentMode,
     *,
     closes: pa.Table | None = None,
-    session_of: Callable[[Ints], Ints] | None = None,
+    session_of: SessionOf | None = None,
     until_ns: int | None = None,
 ) -> Adjusted:
     """Raw `BAR_SCHEMA` bars of one instrument, ascending by ts, with open, high, low, close, vwap and volume adjusted.
@@ -184,8 +187,8 @@ def adjusted(
     actions: of that instrument, as `believed` chose them. A bar is adjusted by every action whose ex date is after
     the bar's session: a split divides prices and multiplies volume by its ratio, a dividend multiplies prices by
     1 - amount / raw close before the ex date. closes: raw bars of the same instrument (any interval to 1d) that reach
-    to the present, for those closes; by default the bars themselves. session_of: stamps to the midnight, UTC, of
-    their session's date; by default the UTC day. until_ns: actions with a later ex date are not in force yet.
+    to the present, for those closes; by default the bars themselves; ascending by session. session_of: by default the
+    UTC day of each bar's start. until_ns: actions with a later ex date are not in force yet.
     Longer bars than 1d hold days before and after an ex date: adjust the shorter ones and roll up.
     Raises InvalidInput for another mode, and for a split or dividend without its number.
     """
@@ -230,12 +233,14 @@ def _check(action: CorporateAction) -> None:
         raise InvalidInput("amount", action.amount, "cash a share, 0 or more")
 
 
-def _days(bars: pa.Table, session_of: Callable[[Ints], Ints] | None) -> Ints:
+def _days(bars: pa.Table, session_of: SessionOf | None) -> Ints:
+    if session_of is not None:
+        return session_of(bars)
     ts: Ints = bars["ts"].cast(pa.int64()).to_numpy()
-    return ts - ts % _DAY if session_of is None else session_of(ts)
+    return ts - ts % _DAY
 
 
-def _closes(bars: pa.Table, session_of: Callable[[Ints], Ints] | None) -> tuple[Ints, Floats]:
+def _closes(bars: pa.Table, session_of: SessionOf | None) -> tuple[Ints, Floats]:
     """Session dates and raw closes, withdrawn bars left out."""
     standing = np.array(pc.not_equal(bars["status"], pa.scalar("withdrawn")).to_numpy(), bool)
     return _days(bars, session_of)[standing], bars["close"].to_numpy()[standing]
@@ -275,7 +280,7 @@ def _multiplied(bars: pa.Table, factors: dict[str, Floats | None]) -> pa.Table:
 
 
 def split_doubts(
-    bars: pa.Table, actions: Sequence[CorporateAction], *, session_of: Callable[[Ints], Ints] | None = None
+    bars: pa.Table, actions: Sequence[CorporateAction], *, session_of: SessionOf | None = None
 ) -> tuple[ActionMark, ...]:
     """Splits that the prices do not show, so that they were perhaps adjusted before: applying them would do it twice.
 

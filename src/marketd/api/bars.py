@@ -12,6 +12,7 @@ import binascii
 import calendar
 import hashlib
 import itertools
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal
@@ -87,9 +88,10 @@ DEFAULT_BARS = 500
 _DEFAULT_LIMIT = 5_000
 _AT_ONCE = 16_384
 _SPANS_TOLD = 1_000
-_SPANS_IN_HEADER = 20
+_TOLD_IN_HEADER = 20
 _DISAGREEMENTS_TOLD = 1_000
 _FIRST_NS = parse_ns("1800-01-01")
+_DAY = Interval.parse("1d")
 _NO_STORE = {"Cache-Control": "no-store", "Vary": "Accept"}
 
 _VALUES = ("ts", "open", "high", "low", "close", "volume", "vwap", "trades", "status", "provider")
@@ -472,7 +474,8 @@ async def bars_response(
     """
     engine.check_history(symbol, interval)
     kind: Format = format or negotiate(accept)  # type: ignore[assignment]  # a word of `FORMATS`
-    start_ns, end_ns = history_range(engine, interval, start, end)
+    until = engine.history.present_end(symbol, interval) if end is None else end
+    start_ns, end_ns = history_range(engine, interval, start, until)
     query = HistoryQuery(
         symbol=symbol,
         interval=interval,
@@ -511,6 +514,8 @@ def _live(engine: Engine, query: HistoryQuery) -> list[Bar]:
     base = Interval.parse("1s" if query.interval.name == "1s" else "1m")
     sides: tuple[Side, ...] = ("bid", "ask") if query.side == "mid" else (query.side,)
     start_ns, end_ns = query.interval.ceil(query.start_ns), query.interval.ceil(query.end_ns)
+    if query.interval.ns >= _DAY.ns:  # a session may begin on the UTC day before its date, and end after it
+        start_ns, end_ns = start_ns - _DAY.ns, end_ns + _DAY.ns
     return [bar for side in sides for bar in engine.live_bars(query.symbol, base, side, start_ns, end_ns)]
 
 
@@ -564,14 +569,20 @@ def missing_replies(spans: Iterable[MissingSpan]) -> list[MissingReply]:
 
 
 def _headers(head: BarsHead) -> dict[str, str]:
-    """What a format without room for it is told beside it; at most the first 20 missing spans."""
+    """What a format without room for it is told beside it; at most 20 of a kind: the first missing spans, the latest
+    actions and marks."""
     headers = {
         "X-Marketd-Complete": "true" if head.complete else "false",
-        "X-Marketd-Missing": _encode(head.missing[:_SPANS_IN_HEADER]).decode(),
+        "X-Marketd-Missing": _encode(head.missing[:_TOLD_IN_HEADER]).decode(),
         "X-Marketd-Missing-Total": str(head.missing_total),
     }
     if head.next is not None:
         headers["X-Marketd-Next"] = head.next
+    for name, told in (("Actions", head.actions), ("Marks", head.marks)):
+        if told is not msgspec.UNSET:
+            latest = msgspec.to_builtins(told[-_TOLD_IN_HEADER:])
+            headers[f"X-Marketd-{name}"] = json.dumps(latest, separators=(",", ":"))  # ASCII, as headers are
+            headers[f"X-Marketd-{name}-Total"] = str(len(told))
     return headers
 
 

@@ -44,19 +44,27 @@ _DAYS_AROUND_NS = 4 * 86_400 * NS_PER_S
 
 class Provider(msgspec.Struct, frozen=True, kw_only=True):
     """A source as history sees it. exchange: the calendar its symbols follow unless the universe says otherwise; None
-    for the configured default. wanted: its symbols. history: None if it remembers nothing, else for `intervals`."""
+    for the configured default. wanted: its symbols. history: None if it remembers nothing, else for `intervals`.
+    simulated: its prices are made up."""
 
     exchange: str | None
     wanted: Subscriptions
     history: BarHistory | None = None
     intervals: tuple[str, ...] = ()
+    simulated: bool = False
 
 
 def provider_of(source: Source, wanted: Subscriptions, memories: Memories) -> Provider:
     """A configured source as history sees it."""
     history, intervals = memories.by_source.get(source.name, (None, ()))
     hours = None if source.capabilities.simulated or source.name in _ROUND_THE_CLOCK else source.name.upper()
-    return Provider(exchange=hours, wanted=wanted, history=history, intervals=intervals)
+    return Provider(
+        exchange=hours,
+        wanted=wanted,
+        history=history,
+        intervals=intervals,
+        simulated=source.capabilities.simulated,
+    )
 
 
 class HistoryRoom:
@@ -191,7 +199,10 @@ class HistoryRoom:
         return "T0" if self.providers_of(symbol) else "T2"
 
     def choose(self, symbol: str, interval: Interval) -> Sequence[tuple[str, BarHistory]]:
-        """Who can be asked: those that serve the symbol first."""
+        """Who can be asked: those that serve the symbol first. Nobody has the past of a symbol that is made up."""
+        serving = [provider for provider in self._providers.values() if symbol in provider.wanted]
+        if serving and all(provider.simulated for provider in serving):
+            return []
         able = [
             (symbol not in provider.wanted, name, provider.history)
             for name, provider in self._providers.items()

@@ -39,6 +39,11 @@ class Calendar(Protocol):
         """(start_ns, end_ns): the time that the calendar knows about."""
         ...
 
+    @property
+    def days_are_sessions(self) -> bool:
+        """Whether `days` are dates of sessions, which may open on the UTC day before; else they are UTC days."""
+        ...
+
     def open_spans(self, start_ns: int, end_ns: int) -> Int64s:
         """Open time within start_ns <= t < end_ns: int64 (n, 2), half-open, UTC, ascending, none touching another.
 

@@ -78,6 +78,10 @@ class ExchangeCalendar:
         return self._name
 
     @property
+    def days_are_sessions(self) -> bool:
+        return True
+
+    @property
     def covers(self) -> tuple[int, int]:
         return self._covers
 

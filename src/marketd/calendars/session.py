@@ -46,6 +46,7 @@ class AlwaysOpen:
 
     name = "24/7"
     covers = _ALL_TIME
+    days_are_sessions = False
 
     def open_spans(self, start_ns: int, end_ns: int) -> Int64s:
         _check(self, start_ns, end_ns)
@@ -57,7 +58,7 @@ class AlwaysOpen:
 
     def days(self, start_ns: int, end_ns: int) -> Int64s:
         _check(self, start_ns, end_ns)
-        return np.arange(_DAY.ceil(start_ns), end_ns, _DAY.ns, dtype=np.int64)
+        return _DAY.starts(start_ns, end_ns)
 
 
 class SessionCalendar:
@@ -88,6 +89,10 @@ class SessionCalendar:
         return self._name
 
     @property
+    def days_are_sessions(self) -> bool:
+        return self._venue.days == "session"
+
+    @property
     def covers(self) -> tuple[int, int]:
         return _ALL_TIME if self._within is None else self._within.covers
 
@@ -101,7 +106,7 @@ class SessionCalendar:
 
     def sessions(self, start_ns: int, end_ns: int) -> Sessions:
         _check(self, start_ns, end_ns)
-        labels = np.arange(_DAY.ceil(start_ns), end_ns, _DAY.ns, dtype=np.int64)
+        labels = _DAY.starts(start_ns, end_ns)
         if not len(labels):
             return Sessions(label_ns=labels, open_ns=labels, close_ns=labels)
         first = _date_of(int(labels[0]))
@@ -121,7 +126,7 @@ class SessionCalendar:
         if self._venue.days == "session":
             return self.sessions(start_ns, end_ns).label_ns
         first, beyond = _DAY.ceil(start_ns), _DAY.ceil(max(start_ns, end_ns))
-        labels = np.arange(first, beyond, _DAY.ns, dtype=np.int64)
+        labels = _DAY.starts(first, beyond)
         spans = self.open_spans(first, beyond)
         begin = np.searchsorted(spans[:, 1], labels, "right")
         end = np.searchsorted(spans[:, 0], labels + _DAY.ns, "left")

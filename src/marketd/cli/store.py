@@ -70,12 +70,18 @@ def verify(data_dir: Path | None, config_path: Path | None) -> None:
 @_DATA_DIR
 @_CONFIG
 def compact(data_dir: Path | None, config_path: Path | None) -> None:
-    """Seal and merge everything now, instead of when the server finds it worthwhile. The server must not run."""
+    """Seal and merge everything now, instead of when the server finds it worthwhile.
+
+    The server must not run. Files that were merged are removed at once, also from under programs that read them.
+    """
+    import msgspec
+
     from marketd.clock import SystemClock
     from marketd.store.embedded import EmbeddedStore, describe
 
     folder, settings = _place(data_dir, config_path)
     before = describe(folder)
+    settings = msgspec.structs.replace(settings, retire_after_s=0, compact_every_s=None)
     opened = EmbeddedStore(folder, settings, SystemClock())
     try:
         opened.seal()
@@ -84,7 +90,8 @@ def compact(data_dir: Path | None, config_path: Path | None) -> None:
     finally:
         opened.close()
     after = describe(folder)
-    click.echo(f"{jobs:,} merges: {_files(before):,} files with a log became {_files(after):,} files")
+    merges = "1 merge" if jobs == 1 else f"{jobs:,} merges"
+    click.echo(f"sealed the log; {merges}: {_files(before):,} files are {_files(after):,} now")
 
 
 def _files(stats: StoreStats) -> int:
@@ -101,6 +108,9 @@ def _place(data_dir: Path | None, config_path: Path | None) -> tuple[Path, Embed
 @contextmanager
 def _progress(label: str) -> Iterator[Callable[[int, int], None]]:
     """A bar on a terminal, nothing elsewhere. It is told what is done and what there is, and may begin anew."""
+    if not sys.stderr.isatty():
+        yield lambda _done, _total: None
+        return
     bar: Any = None
     shown = (0, 0)
 

@@ -2,6 +2,9 @@
 
 While the store fails the bars wait in memory, are retried, and `/health` says so. The wait is bounded: the
 oldest bars are given up with an error in the log when there are more than `bars_waiting_max`.
+
+A minute that was watched in part and that the provider has answered meanwhile is neither stored nor announced: what was
+fetched is all of it.
 """
 
 from __future__ import annotations
@@ -12,11 +15,14 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from marketd.clock import Clock
 from marketd.errors import StoreError
 from marketd.ingest.bars import BarBatch
+from marketd.model import Interval
 from marketd.store.contract import BarStore
 from marketd.telemetry import Metrics
 
@@ -24,6 +30,7 @@ __all__ = ["BarWriter"]
 
 _logger = logging.getLogger(__name__)
 
+_MINUTE = Interval.parse("1m")
 _BARS_WAITING_MAX = 2_000_000
 _RETRY_S = (0.1, 0.5, 1.0, 2.0, 5.0)
 
@@ -94,12 +101,13 @@ class BarWriter:
             while self._waiting:
                 self._writing = list(self._waiting)
                 self._waiting.clear()
-                kept = [b for b in self._writing if self._keep(b)]
-                if kept:
-                    await self._append(kept)
-                written, self._writing = self._writing, []
-                for batch in written:
-                    self.waiting -= len(batch)
+                taken = sum(map(len, self._writing))
+                is_kept = [self._keep(batch) for batch in self._writing]
+                kept = iter(await self._append([b for b, keep in zip(self._writing, is_kept, strict=True) if keep]))
+                written = [next(kept) if keep else b for b, keep in zip(self._writing, is_kept, strict=True)]
+                self._writing = []
+                self.waiting -= taken
+                for batch in filter(len, written):
                     try:
                         self._publish(batch)
                     except Exception:
@@ -107,21 +115,30 @@ class BarWriter:
             if self._stopping:
                 return
 
-    async def _append(self, batches: list[BarBatch]) -> None:
-        """Durable when it returns, however often that has to be tried."""
+    async def _append(self, batches: list[BarBatch]) -> list[BarBatch]:
+        """Durable when it returns, however often that has to be tried; the batches with the rows that were stored."""
+        if not batches:
+            return batches
+        loop = asyncio.get_running_loop()
         as_of_ns = self._clock.time_ns()
-        table = pa.concat_tables([batch.table(as_of_ns) for batch in batches])
+        count = sum(map(len, batches))
+        table: pa.Table | None = None
         attempt = 0
         while True:
             began_ns = self._clock.monotonic_ns()
             try:
-                await asyncio.get_running_loop().run_in_executor(self._thread, self._store.append, table)
+                if table is None:
+                    if any(batch.interval is _MINUTE and "provisional" in batch.status for batch in batches):
+                        batches = await loop.run_in_executor(self._thread, self._unanswered, batches)
+                    table = pa.concat_tables([batch.table(as_of_ns) for batch in batches])
+                if table.num_rows:
+                    await loop.run_in_executor(self._thread, self._store.append, table)
             except StoreError as error:
                 self.error = str(error)
-                _logger.error("could not store %d bars, trying again: %s", table.num_rows, error)  # noqa: TRY400 - it says all
+                _logger.error("could not store %d bars, trying again: %s", count, error)  # noqa: TRY400 - it says all
             except Exception as error:
                 self.error = f"{type(error).__name__}: {error}"
-                _logger.exception("a defect in storing %d bars, trying again", table.num_rows)
+                _logger.exception("a defect in storing %d bars, trying again", count)
             else:
                 break
             self._metrics.store_errors.inc()
@@ -131,3 +148,27 @@ class BarWriter:
         self._metrics.store_append_seconds.observe((self._clock.monotonic_ns() - began_ns) / 1e9)
         for batch in batches:
             self._metrics.bars_stored.labels(batch.interval.name).inc(len(batch))
+        return batches
+
+    def _unanswered(self, batches: list[BarBatch]) -> list[BarBatch]:
+        """Without provisional minutes that their provider was asked for meanwhile."""
+        found = []
+        for batch in batches:
+            rows = np.flatnonzero([status == "provisional" for status in batch.status])
+            if batch.interval is not _MINUTE or not len(rows):
+                found.append(batch)
+                continue
+            names, starts = batch.symbols, batch.records.bucket
+            answered: set[tuple[str, int]] = set()
+            for ts_ns in np.unique(starts[rows]).tolist():
+                asked = [names[row] for row in rows[starts[rows] == ts_ns].tolist()]
+                there = self._store.cross_section(
+                    _MINUTE, ts_ns, side=batch.side, symbols=asked, prefer=(batch.provider,)
+                )
+                is_own = pc.equal(there["provider"], pa.scalar(batch.provider))
+                fetched = pc.and_(is_own, pc.equal(there["status"], pa.scalar("backfill")))
+                answered.update((str(symbol), int(ts_ns)) for symbol in there.filter(fetched)["symbol"].to_pylist())
+            stays = np.ones(len(batch), np.bool_)
+            stays[rows] = [(names[row], int(starts[row])) not in answered for row in rows.tolist()]
+            found.append(batch if stays.all() else batch.take(np.flatnonzero(stays)))
+        return found

@@ -22,7 +22,7 @@ from marketd.continuity.gaps import due_end
 from marketd.continuity.ledger import SymbolGaps
 from marketd.continuity.plan import TIERS, BackfillConfig, Span, merged, uncovered
 from marketd.continuity.queue import OPEN_STATES, BackfillQueue, Waiting
-from marketd.continuity.worker import BackfillWorker, Choose, Expected, Fetched, Ready
+from marketd.continuity.worker import SKIPS_PRESENT, BackfillWorker, Choose, Expected, Fetched, Ready
 from marketd.errors import InvalidInput, MarketDataError, StoreError
 from marketd.ingest.history import KeepBars
 from marketd.model import BackfillJob, Cursor, Interval, JobState, MissingSpan, Tier
@@ -334,24 +334,26 @@ class BackfillService:
 
     async def _queue_asks(self, asks: dict[tuple[str, str, HealReason], list[Span]]) -> None:
         """What open jobs do not cover yet; of what a parked one covers, nothing until it has rested."""
-        covers: dict[tuple[str, str], list[Span]] = {}
+        covers: dict[tuple[str, str, bool], list[Span]] = {}  # True: also of what is there
         rested_ns = self._clock.time_ns() - round(self._config.parked_rest_s * NS_PER_S)
         limit = 3 * self._config.queue_max
         for job in await self._queue.jobs(states=(*OPEN_STATES, "parked"), limit=limit):
             if job.state == "parked" and job.updated_ns < rested_ns:
                 continue
             done_ns = job.start_ns if job.done_ns is None or job.state == "parked" else job.done_ns
-            covers.setdefault((job.symbol, job.interval), []).append((done_ns, job.end_ns))
+            for whole in {False, job.reason not in SKIPS_PRESENT}:
+                covers.setdefault((job.symbol, job.interval, whole), []).append((done_ns, job.end_ns))
         jobs: list[BackfillJob] = []
-        for (symbol, name, reason), spans in asks.items():
+        for (symbol, name, reason), spans in sorted(asks.items(), key=lambda ask: ask[0][2] in SKIPS_PRESENT):
             interval = Interval.parse(name)
-            # Holes less than a chunk apart cost one request anyway, which leaves out what is there at its ends.
+            whole = reason not in SKIPS_PRESENT
+            # Holes less than a chunk apart cost one request anyway; what is there between them is not kept again.
             for span in merged(spans, 0 if reason == "reconnect" else self._config.chunk_ns(interval)):
-                for left in uncovered(*span, covers.get((symbol, name), ())):
+                for left in uncovered(*span, covers.get((symbol, name, whole), ())):
                     if reason == "scan":
                         self._metrics.gaps_found.labels(name).inc()
                     not_before_ns = left[1] + round(self._config.settle_s * NS_PER_S)
-                    covers.setdefault((symbol, name), []).append(left)
+                    covers.setdefault((symbol, name, False), []).append(left)
                     jobs.append(
                         self._new_job(symbol, name, left, self._tier_of(symbol), reason, not_before_ns=not_before_ns)
                     )

@@ -9,7 +9,7 @@ from `calendars`, why one is absent from `continuity.gaps`, what an action does 
 and are neither there nor known to be without trades. Where the roll-up is partial or there are no minutes at all, a
 stored bar of that length itself (imported, fetched) is given instead; where there is none either, whole bars of the
 next shorter stored lengths that divide it are rolled up (`1w` from `1d`, `4h` from `1h`). What is left is the partial
-roll-up. Buckets are those of `Interval`: days are UTC days, weeks begin on Mondays.
+roll-up. Which minutes a day has, `continuity.buckets` says: those of the UTC day, or of the session.
 
 **Mids** are averages of the bid and the ask bar that start together, after rolling up.
 """
@@ -25,14 +25,16 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from marketd.analytics.adjust import ActionMark, adjust, believed
-from marketd.calendars import Calendar, expected_count, expected_starts
+from marketd.analytics.adjust import ActionMark, adjusted, believed
+from marketd.calendars import Calendar, date_begins, dates_of, expected_count, expected_starts
 from marketd.clock import Clock
+from marketd.continuity.buckets import Buckets
 from marketd.continuity.gaps import due_end, find_missing, is_complete
 from marketd.continuity.ledger import LedgerConfig
 from marketd.errors import InvalidInput
 from marketd.ingest.rollup import roll_up
 from marketd.model import (
+    ADJUSTED,
     BAR_SCHEMA,
     INTERVALS,
     AnsweredSpan,
@@ -54,7 +56,7 @@ HISTORY_SCHEMA: pa.Schema = BAR_SCHEMA.append(pa.field("partial", pa.bool_(), nu
 """`BAR_SCHEMA` and two flags. partial: made of fewer parts than are expected. filled: nothing was there; the prices
 repeat the close of the bar before, with its provider, status and as_of, and without volume, vwap and trades."""
 
-_SECOND, _MINUTE = Interval.parse("1s"), Interval.parse("1m")
+_MINUTE, _DAY = Interval.parse("1m"), Interval.parse("1d")
 _ROWS = 131_072
 _SLOTS = 600_000
 _SLOTS_FILLED = 65_536
@@ -230,19 +232,28 @@ class HistoryService:
             )
 
     def outline(self, query: HistoryQuery) -> HistoryAnswer:
-        """What `answer` would say of the whole range, whatever `limit` says, without its bars. Reads as much as it."""
+        """What `answer` would say of the whole range, whatever `limit` says, without its bars.
+
+        Reads as much as it, unless the bars are stored ones as they are now: then what is there is enough.
+        """
         reading = self._reading(query, ())
-        spans: list[MissingSpan] = []
-        complete = True
-        for part in reading.parts(forward=True):
-            missing = reading.missing([part], part.start_ns, part.end_ns)
-            complete = complete and reading.is_complete(part.table, missing, part.start_ns, part.end_ns)
-            spans += missing
+        nothing = HISTORY_SCHEMA.empty_table()
+        if query.interval.ns <= _MINUTE.ns and query.as_of_ns is None and query.fill is None:
+            missing = reading.missing_of_stored()
+            complete = reading.is_complete(nothing, missing, reading.start_ns, reading.end_ns)
+        else:
+            spans: list[MissingSpan] = []
+            complete = True
+            for part in reading.parts(forward=True):
+                of_part = reading.missing([part], part.start_ns, part.end_ns)
+                complete = complete and reading.is_complete(part.table, of_part, part.start_ns, part.end_ns)
+                spans += of_part
+            missing = _merged(spans)
         return HistoryAnswer(
-            table=HISTORY_SCHEMA.empty_table(),
+            table=nothing,
             start_ns=reading.start_ns,
             end_ns=reading.end_ns,
-            missing=_merged(spans),
+            missing=missing,
             complete=complete,
             actions=reading.actions,
             marks=reading.marks,
@@ -284,20 +295,32 @@ class HistoryService:
             ]
         return compared, found
 
+    def present_end(self, symbol: str, interval: Interval) -> int:
+        """Where a range ends that reaches to the present: now, or after the day of the session that is running, whose
+        date may be tomorrow's."""
+        now_ns = self._clock.time_ns()
+        calendar = self._calendar_or_none(symbol)
+        if calendar is None or interval.ns < _DAY.ns or not calendar.days_are_sessions:
+            return now_ns
+        date_ns = int(dates_of(calendar, _MINUTE, np.array([now_ns], np.int64))[0])
+        return date_ns + _DAY.ns if date_ns > now_ns else now_ns
+
+    def _calendar_or_none(self, symbol: str) -> Calendar | None:
+        try:
+            return self._calendar_of(symbol)
+        except InvalidInput:
+            return None
+
     def _reading(self, query: HistoryQuery, live: Sequence[Bar]) -> _Reading:
         if query.limit is not None and query.limit < 1:
             raise InvalidInput("limit", query.limit, "1 or more, or None for all")
         if query.start_ns >= query.end_ns:
             raise InvalidInput("start_ns", query.start_ns, f"a time before end_ns, which is {query.end_ns}")
-        try:
-            calendar = self._calendar_of(query.symbol)
-        except InvalidInput:
-            calendar = None
         return _Reading(
             msgspec.structs.replace(query, prefer=query.prefer or self._prefer),
             self._store,
             self._records,
-            calendar,
+            self._calendar_or_none(query.symbol),
             frozenset(self._providers_of(query.symbol)),
             self._config,
             self._clock.time_ns(),
@@ -328,8 +351,9 @@ class _Reading:
         self._records = records
         self._interval = interval = query.interval
         self.start_ns, self.end_ns = interval.ceil(query.start_ns), interval.ceil(query.end_ns)
+        self._buckets = Buckets(calendar, interval)
         self._sides: tuple[Side, ...] = ("bid", "ask") if query.side == "mid" else (query.side,)
-        self._live = _table_of(live)
+        self._live = self._within(_table_of(live))
         self._known_ns = now_ns if query.as_of_ns is None else min(query.as_of_ns, now_ns)
         self._bases = self._stored_bases()
         self.actions: tuple[CorporateAction, ...] = ()
@@ -346,14 +370,23 @@ class _Reading:
         interval = self._interval
         if interval.ns <= _MINUTE.ns:
             return (interval,)
-        divisors = [i for i in INTERVALS if _MINUTE.ns < i.ns < interval.ns and not interval.ns % i.ns]
+        divisors = [i for i in INTERVALS if _MINUTE.ns < i.ns and self._buckets.can_hold(i)]
         candidates = (_MINUTE, interval, *reversed(divisors))
         return tuple(i for i in candidates if self._has(i)) or (_MINUTE,)
 
     def _has(self, base: Interval) -> bool:
         if base is _MINUTE and self._live.num_rows:
             return True
-        return any(self._read(base, self.start_ns, self.end_ns, side, limit=1).num_rows for side in self._sides)
+        start_ns, end_ns = self._time_of(base, self.start_ns, self.end_ns)
+        return any(self._read(base, start_ns, end_ns, side, limit=1).num_rows for side in self._sides)
+
+    def _time_of(self, base: Interval, start_ns: int, end_ns: int) -> tuple[int, int]:
+        """Where the bars of `base` lie that bars of the asked length from start_ns to end_ns are made of."""
+        return self._buckets.begin(base, start_ns), self._buckets.begin(base, end_ns)
+
+    def _within(self, live: pa.Table) -> pa.Table:
+        starts = self._buckets.of(_MINUTE, _ts(live))
+        return live.filter(pa.array((starts >= self.start_ns) & (starts < self.end_ns)))
 
     def _hull(self) -> tuple[int, int]:
         """Where in the range anything is known; the whole range if it is short enough to look at all of it."""
@@ -362,18 +395,21 @@ class _Reading:
             return self.start_ns, self.end_ns
         ends: list[int] = []
         for base in self._bases:
+            start_ns, end_ns = self._time_of(base, self.start_ns, self.end_ns)
+            found = []
             for side in self._sides:
                 for newest_first in (False, True):
-                    rows = self._read(base, self.start_ns, self.end_ns, side, limit=1, newest_first=newest_first)
-                    ends += _ts(rows).tolist()
-            for span in self._spans(base, self.start_ns, self.end_ns):
-                ends += [max(span.start_ns, self.start_ns), min(span.end_ns, self.end_ns) - 1]
-        ends += _ts(self._live).tolist()
+                    rows = self._read(base, start_ns, end_ns, side, limit=1, newest_first=newest_first)
+                    found += _ts(rows).tolist()
+            for span in self._spans(base, start_ns, end_ns):
+                found += [max(span.start_ns, start_ns), min(span.end_ns, end_ns) - 1]
+            ends += self._buckets.of(base, np.array(found, np.int64)).tolist()
+        ends += self._buckets.of(_MINUTE, _ts(self._live)).tolist()
         goes_on = self.query.fill is not None and self._last_before(self.start_ns) is not None
         if not ends and not goes_on:
             return self.start_ns, self.start_ns
         ends = ends or [self.start_ns]
-        lo_ns, hi_ns = self._interval.floor(min(ends)), self._interval.floor(max(ends)) + self._interval.ns
+        lo_ns, hi_ns = min(ends), max(ends) + self._interval.ns
         if self.query.fill is not None:
             hi_ns = max(hi_ns, self._horizon(self._interval))
             lo_ns = self.start_ns if goes_on else lo_ns
@@ -416,18 +452,84 @@ class _Reading:
         known = self._records.actions(self.query.symbol, as_of_ns=self.query.as_of_ns)
         chosen, marks = believed(known, prefer=self.query.prefer)
         kinds = ("split",) if self.query.adjustment == "split" else ("split", "dividend")
-        # an action that was announced and is not in force yet changes no price yet
-        self.actions = tuple(a for a in chosen if a.kind in kinds and self.start_ns < a.ex_ns <= self._known_ns)
-        places = {(a.kind, a.ex_ns) for a in self.actions}
-        self.marks = tuple(mark for mark in marks if (mark.kind, mark.ex_ns) in places)
-        newest = []
+        first_ns = self.start_ns if self._interval.ns >= _DAY.ns else self._date_at(self.start_ns)
+        today_ns = self._date_at(self._known_ns)
+        told = [a for a in chosen if a.kind in kinds and a.ex_ns > first_ns]
+        # one that was announced and is not in force yet changes no price yet
+        self.actions = tuple(a for a in told if a.ex_ns <= today_ns)
+        before, around = [], []
+        early: set[tuple[str, int]] = set()
         for action in self.actions:
-            rows = [
-                self._read(base, -(2**63), action.ex_ns, self._sides[0], limit=1, newest_first=True)
-                for base in self._bases
-            ]
-            newest += sorted((row for row in rows if row.num_rows), key=lambda row: _ts_at(row, 0))[-1:]
-        self._closes = pa.concat_tables([BAR_SCHEMA.empty_table(), *newest])
+            last, first = self._beside(action.ex_ns)
+            if last is not None and last["provider"][0].as_py().endswith(ADJUSTED):
+                early.add((action.kind, action.ex_ns))
+                provider = last["provider"][0].as_py()
+                detail = f"its prices come from {provider}: they were adjusted before, and are given as they are"
+                marks += (
+                    ActionMark(
+                        code="already_adjusted",
+                        symbol=action.symbol,
+                        kind=action.kind,
+                        ex_ns=action.ex_ns,
+                        detail=detail,
+                    ),
+                )
+                last = None
+            before += [] if last is None else [last]
+            around += [row for row in (last, first) if row is not None]
+        self._closes = self._by_session(before)
+        seen = adjusted(
+            self._by_session(around),
+            told,
+            self.query.adjustment,
+            closes=self._closes,
+            session_of=self._sessions_of,
+            until_ns=today_ns,
+        )
+        marks += tuple(mark for mark in seen.marks if (mark.kind, mark.ex_ns) not in early)
+        places = {(a.kind, a.ex_ns) for a in told}
+        marks = tuple(mark for mark in dict.fromkeys(marks) if (mark.kind, mark.ex_ns) in places)
+        self.marks = tuple(sorted(marks, key=lambda mark: (mark.ex_ns, mark.code)))
+
+    def _date_at(self, time_ns: int) -> int:
+        """The date, midnight UTC, that a time counts to at the venue."""
+        if self.calendar is None:
+            return time_ns - time_ns % _DAY.ns
+        return int(dates_of(self.calendar, _MINUTE, np.array([time_ns], np.int64))[0])
+
+    def _sessions_of(self, bars: pa.Table) -> _Ints:
+        """The date that each bar counts to, midnight UTC."""
+        starts = _ts(bars)
+        dates = starts - starts % _DAY.ns
+        if self.calendar is None or not self.calendar.days_are_sessions:
+            return dates
+        for name in pc.unique(bars["interval"]).to_pylist():
+            base = Interval.parse(str(name))
+            if base.ns < _DAY.ns:
+                rows = np.flatnonzero(pc.equal(bars["interval"], pa.scalar(base.name)).to_numpy())
+                dates[rows] = dates_of(self.calendar, base, starts[rows])
+        return dates
+
+    def _by_session(self, rows: list[pa.Table]) -> pa.Table:
+        """Single bars of any length, ascending by session; what is told of a whole day comes after its minutes."""
+        table = pa.concat_tables([BAR_SCHEMA.empty_table(), *rows])
+        lengths = np.array([Interval.parse(row["interval"][0].as_py()).ns for row in rows], np.int64)
+        return table.take(np.lexsort((lengths, self._sessions_of(table))))
+
+    def _beside(self, ex_ns: int) -> tuple[pa.Table | None, pa.Table | None]:
+        """The bar whose close is the last before an ex date, and the first from it on."""
+        last, first = [], []
+        for base in self._bases:
+            begin_ns = ex_ns
+            if self.calendar is not None and base.ns < _DAY.ns:
+                begin_ns = int(date_begins(self.calendar, base, ex_ns, ex_ns + 1)[0])
+            last.append(self._read(base, -(2**63), begin_ns, self._sides[0], limit=1, newest_first=True))
+            first.append(self._read(base, begin_ns, self._known_ns + 2 * _DAY.ns, self._sides[0], limit=1))
+        last, first = ([row for row in rows if row.num_rows] for rows in (last, first))
+        return (
+            self._by_session(last).slice(len(last) - 1) if last else None,
+            self._by_session(first).slice(0, 1) if first else None,
+        )
 
     # --- parts ---------------------------------------------------------------------------------------------
 
@@ -502,20 +604,25 @@ class _Reading:
     def _from_base(self, base: Interval, side: Side, start_ns: int, end_ns: int, *, forward: bool) -> _Part:
         """Bars made of (or being) stored bars of one length."""
         interval = self._interval
-        rows = self._read(base, start_ns, end_ns, side, limit=_ROWS)
+        begin_ns, until_ns = self._time_of(base, start_ns, end_ns)
+        rows = self._read(base, begin_ns, until_ns, side, limit=_ROWS)
         if rows.num_rows == _ROWS and not forward:
-            rows = self._read(base, start_ns, end_ns, side, limit=_ROWS, newest_first=True)
+            rows = self._read(base, begin_ns, until_ns, side, limit=_ROWS, newest_first=True)
             rows = rows.take(np.arange(rows.num_rows)[::-1])
         if rows.num_rows == _ROWS:  # there may be more: what is cut off by that is left to the next part
             ts = _ts(rows)
             if forward:
-                end_ns = min(end_ns, interval.floor(int(ts[-1])))
-                rows = rows.slice(0, int(np.searchsorted(ts, end_ns)))
+                end_ns = min(end_ns, int(self._buckets.of(base, ts[-1:])[0]))
+                until_ns = self._buckets.begin(base, end_ns)
+                rows = rows.slice(0, int(np.searchsorted(ts, until_ns)))
             else:
-                start_ns = max(start_ns, interval.ceil(int(ts[0])))
-                rows = rows.slice(int(np.searchsorted(ts, start_ns)))
+                first_ns = int(self._buckets.of(base, ts[:1])[0])
+                is_cut = self._buckets.begin(base, first_ns) < ts[0]
+                start_ns = max(start_ns, first_ns + is_cut * interval.ns)
+                begin_ns = self._buckets.begin(base, start_ns)
+                rows = rows.slice(int(np.searchsorted(ts, begin_ns)))
         if base is _MINUTE or base is interval:
-            rows = self._overlaid(rows, base, side, start_ns, end_ns)
+            rows = self._overlaid(rows, base, side, begin_ns, until_ns)
         present = _ts(rows)
         if self.actions and rows.num_rows:
             rows = self._adjusted(rows)
@@ -524,7 +631,7 @@ class _Reading:
                 table=rows, partial=np.zeros(rows.num_rows, np.bool_), codes=None, start_ns=start_ns, end_ns=end_ns
             )
         codes = self._codes(base, present, start_ns, end_ns)
-        table = roll_up(rows, interval)
+        table = roll_up(rows, interval, lambda ts: self._buckets.of(base, ts))
         partial = codes[(_ts(table) - start_ns) // interval.ns] >= _UNEXPLAINED
         return _Part(table=table, partial=partial, codes=codes, start_ns=start_ns, end_ns=end_ns)
 
@@ -532,14 +639,16 @@ class _Reading:
         """For each bucket of the asked length, the worst reason for which bars of `base` in it are absent."""
         interval = self._interval
         codes = np.zeros((end_ns - start_ns) // interval.ns, np.int8)
-        until_ns = min(end_ns, self._horizon(base))
-        if until_ns <= start_ns:
+        begin_ns, until_ns = self._time_of(base, start_ns, end_ns)
+        until_ns = min(until_ns, self._horizon(base))
+        if until_ns <= begin_ns:
             return codes
-        expected = self._expected(base, start_ns, until_ns)
-        spans = self._spans(base, start_ns, until_ns)
-        for gap in find_missing(expected, present, spans, base, closed_within=(start_ns, until_ns)):
-            first = (gap.start_ns - start_ns) // interval.ns
-            last = (gap.end_ns - 1 - start_ns) // interval.ns
+        expected = self._expected(base, begin_ns, until_ns)
+        spans = self._spans(base, begin_ns, until_ns)
+        gaps = find_missing(expected, present, spans, base, closed_within=(begin_ns, until_ns))
+        ends = np.array([(gap.start_ns, gap.end_ns - 1) for gap in gaps], np.int64).reshape(-1, 2)
+        places = (self._buckets.of(base, ends) - start_ns) // interval.ns
+        for gap, (first, last) in zip(gaps, places.tolist(), strict=True):
             held = codes[max(first, 0) : last + 1]
             np.maximum(held, _REASONS.index(gap.reason), out=held)
         return codes
@@ -558,13 +667,15 @@ class _Reading:
         return pa.concat_tables([kept, live]).sort_by("ts")
 
     def _adjusted(self, rows: pa.Table) -> pa.Table:
-        """Adjusted prices, by actions that may lie after these rows: the bars before each lie beside them."""
-        mine = _ts(rows)
-        beside = self._closes.filter(pa.array(~np.isin(_ts(self._closes), mine)))
-        ts = np.concatenate([mine, _ts(beside)])
-        order = np.argsort(ts, kind="stable")
-        both = pa.concat_tables([rows, beside]).take(order)
-        return adjust(both, self.actions, self.query.adjustment).filter(pa.array(order < rows.num_rows))
+        """With adjusted prices, but for bars that were adjusted before they came."""
+        early = pc.ends_with(rows["provider"], ADJUSTED).to_numpy()
+        raw = rows.filter(pa.array(~early)) if early.any() else rows
+        mode = self.query.adjustment
+        done = adjusted(raw, self.actions, mode, closes=self._closes, session_of=self._sessions_of).bars
+        if not early.any():
+            return done
+        order = np.argsort(np.concatenate([np.flatnonzero(~early), np.flatnonzero(early)]), kind="stable")
+        return pa.concat_tables([done, rows.filter(pa.array(early))]).take(order)
 
     # --- what is not there -----------------------------------------------------------------------------------
 
@@ -580,15 +691,34 @@ class _Reading:
         spans += self._unknown(max(start_ns, self._hi_ns), end_ns)
         return _merged(spans)
 
+    def missing_of_stored(self) -> tuple[MissingSpan, ...]:
+        """`missing` of the whole range, for bars that are stored as they are asked for: without reading them."""
+        interval, symbol = self._interval, self.query.symbol
+        end_ns = min(self.end_ns, self._horizon(interval))
+        spans = self._unknown(self.start_ns, min(end_ns, self._lo_ns))
+        for start_ns in range(self._lo_ns, min(end_ns, self._hi_ns), self._stride()):
+            until_ns = min(start_ns + self._stride(), end_ns, self._hi_ns)
+            is_there = [
+                self._store.presence(interval, start_ns, until_ns, side=side, symbols=(symbol,)).of(symbol)
+                for side in self._sides
+            ]
+            present = start_ns + np.flatnonzero(np.logical_and.reduce(is_there)) * interval.ns
+            spans += self._absent(present, start_ns, until_ns)
+        spans += self._unknown(max(self.start_ns, self._hi_ns), end_ns)
+        return _merged(spans)
+
     def _missing_of(self, part: _Part, start_ns: int, end_ns: int) -> list[MissingSpan]:
-        interval = self._interval
-        expected = self._expected(interval, start_ns, end_ns)
         present = _ts(part.table)[~part.table["filled"].to_numpy()]
         present = present[np.searchsorted(present, start_ns) : np.searchsorted(present, end_ns)]
+        return self._absent(present, start_ns, end_ns, part)
+
+    def _absent(self, present: _Ints, start_ns: int, end_ns: int, part: _Part | None = None) -> list[MissingSpan]:
+        interval = self._interval
+        expected = self._expected(interval, start_ns, end_ns)
         if len(present) == len(expected) and np.array_equal(present, expected):
             return []
         spans = list(self._spans(interval, start_ns, end_ns))
-        if part.codes is not None:
+        if part is not None and part.codes is not None:
             spans += self._explained(part, max(part.start_ns, self._lo_ns))
         return list(find_missing(expected, present, spans, interval))
 
@@ -647,12 +777,15 @@ class _Reading:
         while True:
             newest = []
             for side in self._sides:
-                rows = [self._read(b, -(2**63), end_ns, side, limit=1, newest_first=True) for b in self._bases]
-                found = [int(_ts(row)[0]) for row in rows if row.num_rows]
+                found: list[int] = []
+                for base in self._bases:
+                    until_ns = self._buckets.begin(base, end_ns)
+                    rows = self._read(base, -(2**63), until_ns, side, limit=1, newest_first=True)
+                    found += self._buckets.of(base, _ts(rows)).tolist()
                 if not found:
                     return None
                 newest.append(max(found))
-            start_ns = self._interval.floor(min(newest))
+            start_ns = min(newest)
             table = self._part(start_ns, start_ns + self._interval.ns, forward=True).table
             if table.num_rows:
                 return table

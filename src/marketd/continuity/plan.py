@@ -29,7 +29,6 @@ __all__ = [
     "TierLimits",
     "answers_for",
     "chunk_ranges",
-    "every_start",
     "merged",
     "uncovered",
     "unexplained",
@@ -120,14 +119,6 @@ class BackfillConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         return self.chunk_minutes * max(_MINUTE_NS, interval.ns)
 
 
-def every_start(interval: Interval, start_ns: int, end_ns: int) -> Starts:
-    """All starts of bars in the range: what a market that never closes is expected to have."""
-    first_ns = interval.ceil(start_ns)
-    # numpy.arange with a step counts in doubles, and can lose the last one
-    starts: Starts = first_ns + interval.ns * np.arange(max(0, -(-(end_ns - first_ns) // interval.ns)), dtype=np.int64)
-    return starts
-
-
 def chunk_ranges(interval: Interval, start_ns: int, end_ns: int, chunk_ns: int) -> Iterator[Span]:
     """The range in pieces, oldest first. They begin at multiples of chunk_ns since the Unix epoch (a chunk of 1440
     minutes is a UTC day), so that two asks that overlap cut at the same places; the first and the last may be shorter.
@@ -189,8 +180,11 @@ def answers_for(job: BackfillJob, spans: Sequence[AnsweredSpan]) -> list[Span]:
     """The spans that make asking again needless for this job.
 
     Of another provider than the one that is asked by name, none. A job that a person or program asked for (`manual`)
-    asks again where rows were refused or a provider lacked them: either may have changed since.
+    asks again where rows were refused or a provider lacked them: either may have changed since. After a `reconnect` all
+    is asked for: what was there when others asked may have been seen in part.
     """
+    if job.reason == "reconnect":
+        return []
     again = ("quarantined", "provider_lacks") if job.reason == "manual" else ()
     return [
         (span.start_ns, span.end_ns)

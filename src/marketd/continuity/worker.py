@@ -43,7 +43,16 @@ from marketd.store.contract import BarStore
 from marketd.store.records import Records
 from marketd.telemetry import Metrics
 
-__all__ = ["BackfillWorker", "Choose", "Expected", "Fetched", "KnowsItsStart", "Ready", "present_starts"]
+__all__ = [
+    "SKIPS_PRESENT",
+    "BackfillWorker",
+    "Choose",
+    "Expected",
+    "Fetched",
+    "KnowsItsStart",
+    "Ready",
+    "present_starts",
+]
 
 _logger = logging.getLogger(__name__)
 
@@ -56,13 +65,14 @@ Expected = Callable[[str, Interval, int, int], Starts]
 Ready = Callable[[], Awaitable[None]]
 """Returns when there is room for back-fill beside live work. Awaited before each request and each batch."""
 
+SKIPS_PRESENT = frozenset({"gap", "scan"})
+"""Reasons of jobs that want what is missing and nothing else."""
+
 _Reason = Literal["no_trades", "provider_lacks", "quarantined"]
 
 _CURSOR_LOOK_BARS = 10_080
 _CURSOR_LOOKS = 60
 _CURSOR_BEHIND_BARS_MAX = 2_000_000
-_SKIPS_PRESENT = frozenset({"gap", "scan"})
-"""Reasons of jobs that want what is missing and nothing else."""
 _STORE_RETRY_S = (0.1, 0.5, 1.0, 2.0, 5.0)
 
 
@@ -197,12 +207,12 @@ class BackfillWorker:
         from_ns = job.start_ns if job.done_ns is None else max(job.start_ns, job.done_ns)
         chunk_ns = self._config.chunk_ns(interval)
         for start_ns, end_ns in chunk_ranges(interval, from_ns, min(job.end_ns, over_ns), chunk_ns):
-            wanted = await asyncio.to_thread(self._wanted, job, interval, start_ns, end_ns, candidates)
+            wanted, there = await asyncio.to_thread(self._wanted, job, interval, start_ns, end_ns, candidates)
             if not wanted.size:
                 continue
             asked = (int(wanted[0]), int(wanted[-1]) + interval.ns)
             size = self._config.batch_size
-            fetched = await self._fetch(job.symbol, interval, asked, candidates, size, job_type="backfill")
+            fetched = await self._fetch(job.symbol, interval, asked, candidates, size, job_type="backfill", there=there)
             job = msgspec.structs.replace(
                 job,
                 done_ns=end_ns,
@@ -306,17 +316,17 @@ class BackfillWorker:
         start_ns: int,
         end_ns: int,
         candidates: Sequence[tuple[str, BarHistory]],
-    ) -> Starts:
-        """Starts of the chunk's bars that are worth asking for."""
+    ) -> tuple[Starts, Starts | None]:
+        """Starts of the chunk's bars that are worth asking for, and of those that are there and stay as they are."""
         expected = self._expected(job.symbol, interval, start_ns, end_ns)
         if not expected.size:
-            return expected
+            return expected, None
         names = {name for name, _ in candidates}
         spans = [span for span in self._spans(job.symbol, interval, start_ns, end_ns) if span.provider in names]
         present = None
-        if job.reason in _SKIPS_PRESENT:
+        if job.reason in SKIPS_PRESENT:
             present = present_starts(self._store, job.symbol, interval, start_ns, end_ns)
-        return unexplained(expected, present, answers_for(job, spans))
+        return unexplained(expected, present, answers_for(job, spans)), present
 
     def _spans(self, symbol: str, interval: Interval, start_ns: int, end_ns: int) -> tuple[AnsweredSpan, ...]:
         return self._records.spans(interval.name, start_ns, end_ns, symbol=symbol)
@@ -330,10 +340,12 @@ class BackfillWorker:
         batch_size: int,
         *,
         job_type: str | None,
+        there: Starts | None = None,
     ) -> Fetched:
         """Ask one after the other until one answers for the whole range, or for all of it that its history reaches.
 
         What lies before one's history is asked of the next. job_type: as counted; None for a request past the rate.
+        there: starts of bars that are left out of what is kept.
         """
         start_ns, end_ns = asked
         failures: list[SourceError] = []
@@ -350,7 +362,7 @@ class BackfillWorker:
             except SourceError as error:
                 failures.append(error)
                 continue
-            part = await self._take(name, symbol, interval, (from_ns, end_ns), table, batch_size)
+            part = await self._take(name, symbol, interval, (from_ns, end_ns), table, batch_size, there)
             fetched = part if fetched is None else _sum(fetched, part)
             if from_ns <= start_ns:
                 return fetched
@@ -378,14 +390,22 @@ class BackfillWorker:
         return table
 
     async def _take(
-        self, name: str, symbol: str, interval: Interval, asked: Span, table: pa.Table, batch_size: int
+        self,
+        name: str,
+        symbol: str,
+        interval: Interval,
+        asked: Span,
+        table: pa.Table,
+        batch_size: int,
+        there: Starts | None,
     ) -> Fetched:
         """An answer through the door, and what it says about absent bars."""
+        news = table if there is None else table.filter(~np.isin(table["ts"].cast(pa.int64()).to_numpy(), there))
         new_versions = refused = 0
-        for at in range(0, table.num_rows, batch_size):
+        for at in range(0, news.num_rows, batch_size):
             if at and self._ready is not None:
                 await self._ready()
-            kept = await self._keep(name, table.slice(at, batch_size))
+            kept = await self._keep(name, news.slice(at, batch_size))
             new_versions += kept.new_versions
             refused += sum(kept.refused.values())
         no_trades = await asyncio.to_thread(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -16,18 +18,24 @@ _NS = pa.timestamp("ns", tz="UTC")
 _SURENESS = ("final", "corrected", "backfill", "provisional", "live")
 
 
-def roll_up(bars: pa.Table, interval: Interval) -> pa.Table:
+def roll_up(
+    bars: pa.Table,
+    interval: Interval,
+    start_of: Callable[[npt.NDArray[np.int64]], npt.NDArray[np.int64]] | None = None,
+) -> pa.Table:
     """Bars of one symbol and side, ascending by ts, as bars of a longer interval.
 
     open of the first, highest high, lowest low, close of the last; volumes and trades added (absent ones
     leave the sum absent only if all are); vwap weighted by volume, absent if a part with volume has none.
     status: the least sure of its parts; as_of: the latest; provider: of the last part. Withdrawn bars are no parts.
+    start_of: starts of parts to those of the bars that they become part of, both ascending; by default
+    `interval.floor`.
     """
     bars = bars.filter(pc.not_equal(bars["status"], pa.scalar("withdrawn")))
     if not bars.num_rows:
         return bars
     ts = bars["ts"].to_numpy().astype(np.int64)
-    bucket = interval.floor(ts)
+    bucket = interval.floor(ts) if start_of is None else start_of(ts)
     starts = np.flatnonzero(np.r_[True, bucket[1:] != bucket[:-1]])
     ends = np.r_[starts[1:], len(ts)] - 1
     volume = _floats(bars["volume"])
@@ -61,6 +69,6 @@ def roll_up(bars: pa.Table, interval: Interval) -> pa.Table:
     return pa.Table.from_pydict(columns, BAR_SCHEMA)
 
 
-def _floats(column: pa.ChunkedArray[Any]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+def _floats(column: pa.ChunkedArray[Any]) -> npt.NDArray[np.float64]:
     """Absent as NaN."""
     return column.to_numpy().astype(np.float64)

@@ -3,7 +3,7 @@
 No I/O, no clocks, no asyncio, no other room. What each field means is written in ``docs/model.md``.
 """
 
-from marketd.model.bar import BAR_SCHEMA, Bar, BarStatus, Side
+from marketd.model.bar import ADJUSTED, BAR_SCHEMA, Bar, BarStatus, Side
 from marketd.model.events import Connected, Disconnected, Ended, Quarantined, SourceEvent
 from marketd.model.gap import (
     MISSING_REASONS,
@@ -22,6 +22,7 @@ from marketd.model.ticks import BOOK, LAST, TRADE, TickBatch
 from marketd.model.time import format_ns, parse_ns
 
 __all__ = [
+    "ADJUSTED",
     "BAR_SCHEMA",
     "BOOK",
     "BUILT_INTERVALS",

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import msgspec
 import pyarrow as pa
 
-__all__ = ["BAR_SCHEMA", "Bar", "BarStatus", "Side"]
+__all__ = ["ADJUSTED", "BAR_SCHEMA", "Bar", "BarStatus", "Side"]
 
 Side = Literal["trade", "bid", "ask"]
 """What the prices of a bar are: executions (or last prices), best bids, best asks."""
@@ -16,6 +16,10 @@ BarStatus = Literal["live", "provisional", "final", "corrected", "backfill", "wi
 """live: its interval is still running. provisional: over, but we did not watch all of it. final: over and
 watched throughout. corrected: a final bar that late data changed. backfill: fetched from the provider
 afterwards. withdrawn: the provider took it back."""
+
+ADJUSTED = ":adjusted"
+"""How the name of a provider ends whose prices were adjusted for splits or dividends before they came: `file:adjusted`.
+They are kept apart from raw ones, and not adjusted again."""
 
 
 class Bar(msgspec.Struct, frozen=True, kw_only=True):

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any, TypeVar
 
+import numpy as np
+import numpy.typing as npt
+
 from marketd.model.time import NS_PER_S
 
 __all__ = ["BUILT_INTERVALS", "INTERVALS", "Interval"]
@@ -42,6 +45,13 @@ class Interval:
     def ceil(self, time_ns: _T) -> _T:
         """The first start of a bar at or after `time_ns`."""
         return time_ns + (self.offset_ns - time_ns) % self.ns
+
+    def starts(self, start_ns: int, end_ns: int) -> npt.NDArray[np.int64]:
+        """The starts of all bars with start_ns <= ts < end_ns, ascending."""
+        first_ns = self.ceil(start_ns)
+        # numpy.arange with a step counts in doubles, and can lose the last one
+        found: npt.NDArray[np.int64] = first_ns + self.ns * np.arange(-(-(end_ns - first_ns) // self.ns), dtype=np.int64)
+        return found
 
     @staticmethod
     def parse(text: str) -> Interval:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute
 import pyarrow.csv as pacsv
@@ -181,9 +180,8 @@ def _versions(
         raise InvalidInput(
             "from", f"{slots} bars of {interval}", f"at most {_VERSIONS_SLOTS_MAX} bars a symbol with --versions"
         )
-    starts = interval.ceil(start_ns) + np.arange(max(slots, 0), dtype=np.int64) * interval.ns
     waiting: list[pa.Table] = []
-    for ts_ns in starts.tolist():
+    for ts_ns in interval.starts(start_ns, end_ns).tolist():
         table = store.versions(symbol, interval, ts_ns, side=side)
         if table.num_rows:
             waiting.append(table)

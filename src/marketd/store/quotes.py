@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Sequence
 from decimal import Decimal, InvalidOperation
-from typing import Any, Protocol, TypeVar, runtime_checkable
-from urllib.parse import urlsplit
+from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 
-from marketd.errors import ConfigError, InvalidInput, StoreError
+from marketd.errors import InvalidInput, StoreError
 from marketd.model import format_ns, parse_ns
+from marketd.store.redis_client import checked, connect_redis, without_secrets
 
 __all__ = [
     "CachedQuote",
@@ -28,11 +28,6 @@ __all__ = [
     "decimal_text",
     "quote_key",
 ]
-
-_T = TypeVar("_T")
-
-_CONNECT_TIMEOUT_S = 2.0
-_ANSWER_TIMEOUT_S = 2.0
 
 
 def quote_key(symbol: str) -> str:
@@ -175,8 +170,8 @@ class RedisQuoteCache:
     def __init__(self, redis: str | KeyValue) -> None:
         self._owned: Any = None
         if isinstance(redis, str):
-            self._where = _without_secrets(redis)
-            self._client: Any = _connect(redis, self._where)
+            self._where = without_secrets(redis)
+            self._client: Any = connect_redis(redis, "quote cache")
             self._owned = self._client
         elif isinstance(redis, KeyValue):
             self._where = "redis"
@@ -190,7 +185,7 @@ class RedisQuoteCache:
     async def put_records(self, records: Sequence[QuoteRecord]) -> None:
         """`put`, of the JSON as it is to be. Of several with one symbol the last is kept."""
         if records:
-            await self._checked(self._write({quote_key(r.symbol): msgspec.json.encode(r) for r in records}))
+            await checked(self._write({quote_key(r.symbol): msgspec.json.encode(r) for r in records}), self._where)
 
     async def _write(self, value_by_key: dict[str, bytes]) -> None:
         client = self._client
@@ -219,7 +214,7 @@ class RedisQuoteCache:
 
     async def get_record(self, symbol: str) -> QuoteRecord | None:
         """`get`, of the JSON as it is. Raises StoreError, also when there is something else under the key."""
-        raw = await self._checked(self._client.get(quote_key(symbol)))
+        raw = await checked(self._client.get(quote_key(symbol)), self._where)
         if raw is None:
             return None
         try:
@@ -230,45 +225,7 @@ class RedisQuoteCache:
     def _not_a_quote(self, symbol: str, error: Exception) -> StoreError:
         return StoreError(self._where, f"{quote_key(symbol)} does not hold a quote: {error}")
 
-    async def _checked(self, call: Awaitable[_T]) -> _T:
-        """The one place where a client's errors become ours; which classes they are, every client decides itself."""
-        try:
-            return await call
-        except Exception as error:
-            raise StoreError(self._where, f"{type(error).__name__}: {error}") from error
-
     async def close(self) -> None:
         owned, self._owned = self._owned, None
         if owned is not None:
             await owned.aclose()
-
-
-def _without_secrets(url: str) -> str:
-    """Scheme, host, port and path: a URL's user, password and query stay out of every message."""
-    try:
-        parts = urlsplit(url)
-        port = f":{parts.port}" if parts.port else ""
-    except ValueError:
-        return "redis"
-    return f"{parts.scheme}://{parts.hostname or ''}{port}{parts.path}" if parts.scheme else "redis"
-
-
-def _connect(url: str, where: str) -> Any:
-    try:
-        from redis.asyncio import Redis
-        from redis.asyncio.retry import Retry
-        from redis.backoff import NoBackoff
-    except ImportError as error:
-        allowed = "the package redis, which the quote cache in Redis needs: pip install 'marketd[redis]'"
-        raise ConfigError("quote cache", "redis_url", where, allowed) from error
-    try:
-        # The caller retries, and needs to know at once that it has to.
-        return Redis.from_url(
-            url,
-            socket_connect_timeout=_CONNECT_TIMEOUT_S,
-            socket_timeout=_ANSWER_TIMEOUT_S,
-            retry=Retry(NoBackoff(), 0),
-        )
-    except ValueError:
-        # Without its cause, whose words may hold the URL.
-        raise InvalidInput("redis_url", where, "redis://, rediss:// or unix:// and where the server is") from None

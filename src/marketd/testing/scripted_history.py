@@ -55,8 +55,7 @@ class ScriptedHistory:
         if self.down:
             raise SourceUnavailable(self.name, "is down")
         end_ns = min(interval.ceil(end_ns), interval.floor(self._clock.time_ns()))
-        first_ns = interval.ceil(max(start_ns, self._start_ns or 0))
-        starts = first_ns + interval.ns * np.arange(max(0, (end_ns - first_ns) // interval.ns), dtype=np.int64)
+        starts = interval.starts(max(start_ns, self._start_ns or 0), end_ns)
         starts = starts[~np.isin(starts, self._holes)]
         if self._is_open is not None:
             starts = starts[np.array([self._is_open(start) for start in starts.tolist()], np.bool_)]

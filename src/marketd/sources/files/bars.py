@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute
 
-from marketd.model import BAR_SCHEMA, BarStatus, Interval
+from marketd.model import ADJUSTED, BAR_SCHEMA, BarStatus, Interval
 from marketd.model.ticks import I64
 from marketd.sources.files.numbers import numbers
 from marketd.sources.files.options import PRICES, SIDES
@@ -168,7 +168,7 @@ def _words(plan: FilePlan, chunk: Chunk, problem: U8) -> dict[str, Any]:
         column = _text(chunk.columns[places["provider"]])
         _mark(problem, pc.equal(column, "").to_numpy(zero_copy_only=False), "bad_word")
         if plan.options.adjusted:
-            column = pc.binary_join_element_wise(column, "adjusted", ":")
+            column = pc.binary_join_element_wise(column, ADJUSTED, "")
         found["provider"] = column
     return found
 

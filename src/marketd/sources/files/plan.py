@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute
 
 from marketd.errors import InvalidInput
-from marketd.model import INTERVALS, Interval, format_ns
+from marketd.model import ADJUSTED, INTERVALS, Interval, format_ns
 from marketd.model.ticks import I64
 from marketd.sources.files.columns import Layout, layout_by_content, layout_by_name
 from marketd.sources.files.numbers import NumberStyle, looks_like_number, number_style
@@ -93,7 +93,7 @@ class FilePlan(msgspec.Struct, frozen=True, kw_only=True):
     def provider(self) -> str:
         """What bars are kept under when the file has no column for it."""
         name = self.options.provider or "file"
-        return f"{name}:adjusted" if self.options.adjusted else name
+        return name + ADJUSTED if self.options.adjusted else name
 
     @property
     def bytes(self) -> int:

@@ -105,8 +105,10 @@ class Compactor:
     def start(self) -> None:
         self._thread.start()
 
-    def stop(self) -> None:
+    def stop(self, interrupt: Callable[[], None]) -> None:
+        """interrupt: makes a turn that is under way end soon."""
         self._stop.set()
+        interrupt()
         if self._thread.is_alive():
             self._thread.join()
 

@@ -51,7 +51,10 @@ def _last_of(*keys: I64) -> Mask:
 def _chosen(rows: Columns, places: I64, names: Names, prefer: Sequence[str]) -> I64:
     """The row that is given at each place, ascending by place; a withdrawn one if nothing else is there."""
     providers = rows.provider
-    order: I64 = np.lexsort((rows.as_of, providers, places))
+    order: I64 = np.argsort(places, kind="stable")
+    if _ascending(places[order]):
+        return order
+    order = np.lexsort((rows.as_of, providers, places))
     order = order[_last_of(places[order], providers[order])]
     order = order[rows.status[order] != WITHDRAWN]
     if _ascending(places[order]):

@@ -19,7 +19,16 @@ from marketd.errors import InvalidInput
 from marketd.model import BAR_SCHEMA, INTERVALS
 from marketd.store.batch import SIDES, STATUSES
 
-__all__ = ["DICTIONARY_SCHEMA", "INTERVAL_NAMES", "NO_TRADES", "Columns", "Names", "distinct", "repeated", "status_codes"]
+__all__ = [
+    "DICTIONARY_SCHEMA",
+    "INTERVAL_NAMES",
+    "NO_TRADES",
+    "Columns",
+    "Names",
+    "distinct",
+    "repeated",
+    "status_codes",
+]
 
 I64 = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]

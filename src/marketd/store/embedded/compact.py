@@ -282,7 +282,7 @@ class _Series:
 
 
 def _by_symbols(reader: SealedReader, inputs: list[SealedFile], names: Names) -> Iterator[tuple[Columns, Columns]]:
-    """The last versions and those before, sorted by symbol, side, ts, provider and as_of; whole symbols at a time."""
+    """The last versions sorted by symbol, side, ts and provider, and those before `_newest_first`; whole symbols."""
     places = [reader.everything(file) for file in inputs]
     ranks = names.symbols.ranks()
     rows = np.zeros(len(ranks), np.int64)
@@ -305,8 +305,15 @@ def _by_symbols(reader: SealedReader, inputs: list[SealedFile], names: Names) ->
         order = _sorted_by_key(found, ranks, names)
         found, before = found.take(order), before[order]
         before |= ~found.last_of_key()
-        yield found.take(np.flatnonzero(~before)), found.take(np.flatnonzero(before))
+        yield found.take(np.flatnonzero(~before)), _newest_first(found.take(np.flatnonzero(before)), ranks)
         begin = end
+
+
+def _newest_first(rows: Columns, ranks: I64) -> Columns:
+    """Rows that are sorted by key and as_of, by symbol and side, then the number of later versions here, then ts."""
+    ends = np.flatnonzero(rows.last_of_key())
+    after = np.repeat(ends, np.diff(np.append(-1, ends))) - np.arange(len(rows))
+    return rows.take(np.lexsort((rows.ts, after, ranks[rows.symbol] << 2 | rows.side)))
 
 
 def _sorted_by_key(rows: Columns, ranks: I64, names: Names) -> I64:

@@ -10,7 +10,7 @@ __all__ = ["EmbeddedStoreConfig"]
 
 
 class EmbeddedStoreConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """seal_rows: rows kept in memory and log before they are sealed; twice as many may be held while sealing runs.
+    """seal_rows: rows kept in memory and log before they are sealed; four times as many are held when that lags.
     log_bytes_max: the same limit for the size of the log file, which bounds the time of a restart.
     row_group_rows: least rows of a Parquet row group, which also ends with a symbol. file_rows: most rows of a file.
     footers_cached: Parquet footers kept in memory. rows_cached: decoded rows of sealed files kept in memory.

@@ -55,6 +55,7 @@ _SEALED_NAME = re.compile(r"(day|month|year)-(part-\d{6,}|\d{6,}-\d{3,})\.(parqu
 _BATCH_ROWS_MAX = 4_194_304
 _SYMBOLS_READ_SINGLY = 64
 _SCAN_THREADS = 2
+_FROZEN_MAX = 3
 
 
 class _State(NamedTuple):
@@ -128,7 +129,7 @@ class EmbeddedStore:
         self._readers: Counter[int] = Counter()
         self._waiting: deque[_Ticket] = deque()
         self._frozen: tuple[Segment, ...] = ()
-        self._sealing: Future[None] | None = None
+        self._seals: dict[int, Future[None]] = {}
         self._closed = False
         self._lock_fd = _take_directory(data_dir)
         try:
@@ -146,7 +147,7 @@ class EmbeddedStore:
         self._symbols = self._catalogue.symbols | self._hot_symbols(self._active, *self._frozen)
         self._sealer = ThreadPoolExecutor(1, thread_name_prefix="marketd-seal")
         if self._frozen:
-            self._sealing = self._sealer.submit(self._seal_frozen)
+            self._begin_sealing(self._frozen[-1].number)
         if config.compact_every_s is not None:
             self._compactor = Compactor(self._compact_what_is_due, config.compact_every_s, str(data_dir))
             self._compactor.start()
@@ -424,7 +425,7 @@ class EmbeddedStore:
         with self._commit_lock:
             self._check_open()
             if len(self._active):
-                self._finish_sealing()
+                self._finish_sealing(leave=_FROZEN_MAX - 1)
                 self._rotate()
             self._finish_sealing()
 
@@ -433,12 +434,14 @@ class EmbeddedStore:
         if not len(segment):
             segment.day = today
             return
-        full = len(segment) >= self._config.seal_rows or segment.log.size >= self._config.log_bytes_max
-        if full or segment.day < today:
-            if not full and self._sealing is not None and not self._sealing.done():
-                return  # the day can wait for the seal before it; a full memory cannot
-            self._finish_sealing()
+        if len(segment) >= self._config.seal_rows or segment.log.size >= self._config.log_bytes_max:
+            self._finish_sealing(leave=_FROZEN_MAX - 1)
             self._rotate()
+        elif segment.day < today:
+            if self._frozen:  # the day can wait for the seals before it, which are begun again if they failed
+                self._begin_sealing(self._frozen[-1].number)
+            else:
+                self._rotate()
 
     def _rotate(self) -> None:
         """Begin a new log and seal the old one in the background."""
@@ -446,20 +449,25 @@ class EmbeddedStore:
         with self._state_lock:
             self._frozen += (self._active,)
             self._active = segment
-        self._sealing = self._sealer.submit(self._seal_frozen)
+        self._begin_sealing(segment.number - 1)
 
-    def _finish_sealing(self) -> None:
-        """Wait for the seal that runs; try one that failed once more. Raises StoreError."""
-        if self._sealing is not None and self._sealing.done() and self._sealing.exception() is not None:
-            self._sealing = self._sealer.submit(self._seal_frozen)
-        if self._sealing is not None:
+    def _begin_sealing(self, number: int) -> Future[None]:
+        """Seal the segments up to this one in the background, unless that is under way."""
+        self._seals = {n: seal for n, seal in self._seals.items() if not seal.done()}
+        if number not in self._seals:
+            self._seals[number] = self._sealer.submit(self._seal_up_to, number)
+        return self._seals[number]
+
+    def _finish_sealing(self, leave: int = 0) -> None:
+        """Wait until no more than `leave` segments are unsealed; what failed is tried once more. Raises StoreError."""
+        while len(frozen := self._frozen) > leave:
             try:
-                self._sealing.result()
+                self._begin_sealing(frozen[-1 - leave].number).result()
             except (OSError, pa.ArrowException) as error:
                 raise StoreError(str(self._root / "bars"), f"cannot seal: {error}") from error
 
-    def _seal_frozen(self) -> None:
-        while self._frozen:
+    def _seal_up_to(self, number: int) -> None:
+        while self._frozen and self._frozen[0].number <= number:
             segment = self._frozen[0]
             rows = segment.view
             try:
@@ -620,23 +628,16 @@ class EmbeddedStore:
             if len(segment)
         ]
         files = asked.files(state.catalogue)
+        later: list[Columns] = []
         if limit is None:
-            # what came before is needed only where the last version is not known yet
-            complete = asked.as_of_ns is None or not any(
-                file.kind == "current" and file.as_of_min_ns > asked.as_of_ns
-                for file in asked.overlapping(state.catalogue)
-            )
-            for file in files:
+            for file in asked.overlapping(state.catalogue):
                 if file.kind != "superseded":
                     found = self._sealed.group(file, asked.group, asked.start_ns, asked.end_ns)
                     parts.append(asked.known(found))
-                    complete &= file.kind == "part" or len(parts[-1]) == len(found)
-            if not complete:
-                parts += [
-                    asked.known(self._sealed.group(file, asked.group, asked.start_ns, asked.end_ns))
-                    for file in files
-                    if file.kind == "superseded"
-                ]
+                    if file.kind == "current" and asked.as_of_ns is not None and len(parts[-1]) < len(found):
+                        later.append(found.take(np.flatnonzero(found.as_of > asked.as_of_ns)))
+            if later:
+                parts += self._versions_before(asked, Columns.concat(later), files)
             return self._choose(parts, asked)
         files.sort(key=lambda f: f.ts_max_ns if newest_first else -f.ts_min_ns)
         while files:
@@ -644,6 +645,19 @@ class EmbeddedStore:
                 break
             parts.append(asked.known(self._sealed.group(files.pop(), asked.group, asked.start_ns, asked.end_ns)))
         return self._choose(parts, asked)
+
+    def _versions_before(self, asked: _Asked, later: Columns, files: list[SealedFile]) -> Iterator[Columns]:
+        """What was known at the time asked for of bars whose last version was not."""
+        ts = np.sort(later.ts)
+        series = int(later.series[0])
+        one_provider = bool((later.series == series).all())
+        for file in files:
+            if file.kind != "superseded" or asked.as_of_ns is None:
+                continue
+            if one_provider:
+                yield self._sealed.known_before(file, asked.group, series, ts, asked.as_of_ns)
+            else:
+                yield asked.known(self._sealed.group(file, asked.group, asked.start_ns, asked.end_ns))
 
     def _choose(self, parts: list[Columns], asked: _Asked) -> Columns:
         parts = sorted((part for part in parts if len(part)), key=lambda part: int(part.ts[0]))
@@ -827,9 +841,9 @@ class EmbeddedStore:
     # -- closing ----------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        self._worker.stop()
         if self._compactor is not None:
-            self._compactor.stop()
+            self._compactor.stop(self._worker.stop)
+        self._worker.stop()
         with self._commit_lock:
             if self._closed:
                 return

@@ -23,10 +23,20 @@ import pyarrow.parquet as pq
 from marketd.errors import StoreCorrupt
 from marketd.model import BAR_SCHEMA, INTERVALS, Interval
 from marketd.store.batch import SIDES
-from marketd.store.embedded.columns import DICTIONARY_SCHEMA, I64, NO_TRADES, Columns, Names, distinct, repeated, status_codes
+from marketd.store.embedded.columns import (
+    DICTIONARY_SCHEMA,
+    I64,
+    NO_TRADES,
+    Columns,
+    Names,
+    distinct,
+    repeated,
+    status_codes,
+)
 from marketd.store.embedded.config import EmbeddedStoreConfig
 from marketd.store.embedded.coverage import BLOCK_BYTES, Blocks
 from marketd.store.embedded.durable import make_folder, sync_folder
+from marketd.store.embedded.hot import between
 from marketd.store.embedded.manifest import FileKind, SealedFile, Span
 
 __all__ = ["FOLDERS", "SealedReader", "SealedWriter", "first_days", "folder_of", "span_at", "span_end", "write_parts"]
@@ -35,7 +45,7 @@ FOLDERS: dict[FileKind, str] = {"part": "bars", "current": "bars", "superseded":
 """Where files of each kind are, below the data directory."""
 
 _NS_PER_HOUR, _NS_PER_DAY = 3_600 * 10**9, 86_400 * 10**9
-_TS_COLUMN = BAR_SCHEMA.get_field_index("ts")
+_TS_COLUMN, _AS_OF_COLUMN = BAR_SCHEMA.get_field_index("ts"), BAR_SCHEMA.get_field_index("as_of")
 _PRICES = ("open", "high", "low", "close", "volume", "vwap")
 _READ = ["ts", *_PRICES, "trades", "provider", "status", "as_of"]
 _WORDS = ("symbol", "interval", "side", "provider", "status")
@@ -185,26 +195,41 @@ class SealedWriter:
         self._ranges.append((int(rows.ts.min()), int(rows.ts.max()), int(rows.as_of.min()), int(rows.as_of.max())))
         self._symbols.update(distinct(rows.symbol).tolist())
         if self._blocks is not None:
-            self._blocks.append(Blocks.of(rows))
+            in_time = rows
+            if self._about["kind"] == "superseded":
+                starts = np.append(0, np.flatnonzero(np.diff(rows.group)) + 1)
+                place = np.repeat(np.arange(len(starts)), np.diff(np.append(starts, len(rows))))
+                in_time = rows.take(np.lexsort((rows.as_of, rows.ts, place)))
+            self._blocks.append(Blocks.of(in_time))
         self._pending.append(rows)
         self._waiting += len(rows)
         if self._waiting >= self._config.row_group_rows:
             self._write_row_groups(Columns.concat(self._pending), last=False)
 
     def _write_row_groups(self, rows: Columns, *, last: bool) -> None:
-        ends = np.append(np.flatnonzero(np.diff(rows.symbol)) + 1, len(rows))
-        if self._blocks is None:
-            ends = np.arange(1, len(rows) + 1)
+        wanted = self._config.row_group_rows
+        begins = np.diff(rows.symbol) != 0
+        if self._about["kind"] == "superseded":
+            begins |= np.diff(rows.ts) < 0  # older versions begin
+        ends = np.append(np.flatnonzero(begins) + 1, len(rows))
         start = 0
-        while len(rows) - start >= (1 if last else self._config.row_group_rows):
-            place = int(np.searchsorted(ends, start + self._config.row_group_rows))
-            stop = int(ends[min(place, len(ends) - 1)])
-            stop = min(stop, start + max(_ROW_GROUP_ROWS_MAX, self._config.row_group_rows))
+        while len(rows) - start >= (1 if last else wanted):
+            if self._about["kind"] == "by_time":
+                stop = min(start + wanted, len(rows))
+            elif self._about["kind"] == "superseded":
+                # short ones, since a reader of then skips those of which nothing was known
+                place = int(np.searchsorted(ends, start + wanted, "right")) - 1
+                stop = int(ends[place]) if place >= 0 and ends[place] > start + wanted // 2 else start + wanted
+                stop = min(stop, len(rows))
+            else:
+                place = int(np.searchsorted(ends, start + wanted))
+                stop = int(ends[min(place, len(ends) - 1)])
+                stop = min(stop, start + max(_ROW_GROUP_ROWS_MAX, wanted))
             group = rows.take(slice(start, stop))
             if self._parquet is None:
                 sink = pa.PythonFile(self._sinks[0], "w")
-                dictionary = [*_WORDS, *_repeating(group)]
-                self._parquet = pq.ParquetWriter(sink, DICTIONARY_SCHEMA, use_dictionary=dictionary, **_FORMAT)
+                options = _FORMAT | {"use_dictionary": [*_WORDS, *_repeating(group)]}
+                self._parquet = pq.ParquetWriter(sink, DICTIONARY_SCHEMA, **options)
             self._parquet.write_table(self._names.compact_table(group), row_group_size=stop - start)
             start = stop
         self._pending = [rows.take(slice(start, None))]
@@ -343,19 +368,33 @@ def write_parts(
 class _Shape:
     """Where a file's rows are: of each row group the first row and the range of ts, of each group its rows."""
 
-    __slots__ = ("_doubtful", "_order", "_sorted", "group_starts", "groups", "metadata", "row_groups", "ts_max", "ts_min")
+    __slots__ = (
+        "_doubtful",
+        "_order",
+        "_sorted",
+        "as_of_min",
+        "group_starts",
+        "groups",
+        "metadata",
+        "row_groups",
+        "ts_max",
+        "ts_min",
+    )
 
     def __init__(self, metadata: pq.FileMetaData, blocks: Blocks | None) -> None:
         self.metadata = metadata
-        counts, least, most = [], [], []
+        counts, least, most, known = [], [], [], []
         for number in range(metadata.num_row_groups):
             group = metadata.row_group(number)
             counts.append(group.num_rows)
             ts: Any = group.column(_TS_COLUMN).statistics
             least.append(ts.min_raw)
             most.append(ts.max_raw)
+            as_of: Any = group.column(_AS_OF_COLUMN).statistics
+            known.append(as_of.min_raw)
         self.row_groups = np.append(0, np.cumsum(counts)).astype(np.int64)
         self.ts_min, self.ts_max = np.array(least, np.int64), np.array(most, np.int64)
+        self.as_of_min = np.array(known, np.int64)
         self._doubtful: frozenset[int] = frozenset()
         if blocks is None:
             self.groups = self.group_starts = self._order = self._sorted = np.zeros(0, np.int64)
@@ -420,20 +459,50 @@ class SealedReader:
     def group(self, file: SealedFile, group: int, start_ns: int, end_ns: int) -> Columns:
         """All rows of one symbol, interval and side with start_ns <= ts < end_ns, as sorted as the file."""
         shape = self._shape(file)
-        start, stop = shape.rows_of(group)
-        if start == stop:
-            return Columns.empty()
         parts = []
-        first = int(np.searchsorted(shape.row_groups, start, "right")) - 1
-        for number in range(first, int(np.searchsorted(shape.row_groups, stop, "left"))):
+        for number, part in self._parts_of(shape, group):
             if shape.ts_min[number] >= end_ns or shape.ts_max[number] < start_ns:
                 continue
-            begin = int(shape.row_groups[number])
-            rows = self._row_group(file, shape, number)
-            part = rows.take(slice(max(0, start - begin), stop - begin))
-            low, high = np.searchsorted(part.ts, (start_ns, end_ns)).tolist()
-            parts.append(part.take(slice(low, high)))
+            rows = self._row_group(file, shape, number).take(part)
+            if file.kind == "superseded":
+                parts.append(between(rows, start_ns, end_ns))
+            else:
+                low, high = np.searchsorted(rows.ts, (start_ns, end_ns)).tolist()
+                parts.append(rows.take(slice(low, high)))
         return Columns.concat(parts)
+
+    def known_before(self, file: SealedFile, group: int, series: int, ts: I64, as_of_ns: int) -> Columns:
+        """Of a superseded file the rows of one series, which is of `group`, that were in force at `as_of_ns`.
+
+        ts: for which ones, ascending. Some that were not in force any longer may be among them.
+        """
+        shape = self._shape(file)
+        parts = []
+        for number, part in self._parts_of(shape, group):
+            low, high = np.searchsorted(ts, (shape.ts_min[number], shape.ts_max[number] + 1)).tolist()
+            if low == high or shape.as_of_min[number] > as_of_ns:
+                continue
+            rows = self._row_group(file, shape, number).take(part)
+            at = np.minimum(np.searchsorted(ts, rows.ts), len(ts) - 1)
+            found = np.flatnonzero((ts[at] == rows.ts) & (rows.as_of <= as_of_ns) & (rows.series == series))
+            parts.append(rows.take(found))
+            left = np.ones(len(ts), np.bool_)  # what follows is older
+            left[at[found]] = False
+            ts = ts[left]
+            if not len(ts):
+                break
+        return Columns.concat(parts)
+
+    @staticmethod
+    def _parts_of(shape: _Shape, group: int) -> Iterator[tuple[int, slice]]:
+        """The row groups that hold a group, with its rows in each."""
+        start, stop = shape.rows_of(group)
+        if start == stop:
+            return
+        first = int(np.searchsorted(shape.row_groups, start, "right")) - 1
+        for number in range(first, int(np.searchsorted(shape.row_groups, stop, "left"))):
+            begin = int(shape.row_groups[number])
+            yield number, slice(max(0, start - begin), stop - begin)
 
     def is_plain(self, file: SealedFile, group: int) -> bool | None:
         """Whether every row of a group is a bar in force, as far as this file knows; None if it has none."""
@@ -444,20 +513,16 @@ class SealedReader:
     def plain(self, file: SealedFile, group: int, start_ns: int, end_ns: int, columns: Sequence[str]) -> pa.Table:
         """As `group`, some columns of a group that `is_plain`, straight from the file."""
         shape = self._shape(file)
-        start, stop = shape.rows_of(group)
         cut = file.ts_min_ns < start_ns or file.ts_max_ns >= end_ns
         stored = [name for name in columns if name in _READ]
         wanted = stored if "ts" in stored or not (cut or not stored) else [*stored, "ts"]
         schema = pa.schema([BAR_SCHEMA.field(name) for name in columns])
         tables = []
-        first = int(np.searchsorted(shape.row_groups, start, "right")) - 1
-        for number in range(first, int(np.searchsorted(shape.row_groups, stop, "left"))):
+        for number, part in self._parts_of(shape, group):
             if shape.ts_min[number] >= end_ns or shape.ts_max[number] < start_ns:
                 continue
-            begin = int(shape.row_groups[number])
-            offset = max(0, start - begin)
             table = self._read_row_group(file, shape, number, wanted)
-            table = table.slice(offset, stop - begin - offset)
+            table = table.slice(part.start, part.stop - part.start)
             if cut:
                 ts = table.column("ts").to_numpy().astype(np.int64, copy=False)
                 low, high = np.searchsorted(ts, (start_ns, end_ns)).tolist()

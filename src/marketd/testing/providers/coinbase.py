@@ -243,23 +243,7 @@ class CoinbaseSimulator:
         return self._clock.time_ns() // 1_000
 
     async def __aenter__(self) -> Self:
-        app = web.Application(middlewares=[self._guard])
-        app.add_routes(
-            [
-                web.get("/", self._stream),
-                web.get("/time", self._time),
-                web.get("/currencies", self._currencies),
-                web.get("/products", self._list),
-                web.get("/products/{id}", self._describe),
-                web.get("/products/{id}/ticker", self._ticker),
-                web.get("/products/{id}/trades", self._trades),
-                web.get("/products/{id}/candles", self._candles),
-            ]
-        )
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
-        await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", self._port).start()
-        self._port = self._runner.addresses[0][1]
+        await self.come_back()
         self._tasks = [asyncio.create_task(self._beat())]
         if self._trade_interval_s is not None:
             self._tasks.append(asyncio.create_task(self._trade_by_itself(self._trade_interval_s)))
@@ -272,9 +256,7 @@ class CoinbaseSimulator:
             task.cancel()
         await asyncio.wait(self._tasks)
         self._stalled.set()
-        self.drop_connections()
-        assert self._runner is not None
-        await self._runner.cleanup()
+        await self.go_down()
         for task in self._tasks:
             if not task.cancelled() and (failure := task.exception()) is not None:
                 raise failure
@@ -311,6 +293,34 @@ class CoinbaseSimulator:
         """Cut every WebSocket without a goodbye."""
         for client in self._clients:
             client.cut()
+
+    async def go_down(self) -> None:
+        """Cut every connection and refuse new ones until `come_back`. Its market goes on trading. Idempotent."""
+        runner, self._runner = self._runner, None
+        if runner is not None:
+            self.drop_connections()
+            await runner.cleanup()
+
+    async def come_back(self) -> None:
+        """Listen again, on the same port."""
+        app = web.Application(middlewares=[self._guard])
+        app.add_routes(
+            [
+                web.get("/", self._stream),
+                web.get("/time", self._time),
+                web.get("/currencies", self._currencies),
+                web.get("/products", self._list),
+                web.get("/products/{id}", self._describe),
+                web.get("/products/{id}/ticker", self._ticker),
+                web.get("/products/{id}/trades", self._trades),
+                web.get("/products/{id}/candles", self._candles),
+            ]
+        )
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", self._port).start()
+        self._port = runner.addresses[0][1]
+        self._runner = runner
 
     def mute(self, *, muted: bool = True) -> None:
         """Say nothing more over WebSocket, and keep the connections open."""
