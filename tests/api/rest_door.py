@@ -183,8 +183,14 @@ class Door:
     def request(
         self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
     ) -> Answer:
-        self._connection.request(method, path, body, dict(headers or {}))
-        response = self._connection.getresponse()
+        try:
+            self._connection.request(method, path, body, dict(headers or {}))
+            response = self._connection.getresponse()
+        except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError):
+            # The server ends a connection that rested for five seconds; the next request opens another.
+            self._connection.close()
+            self._connection.request(method, path, body, dict(headers or {}))
+            response = self._connection.getresponse()
         return Answer(response.status, {k.lower(): v for k, v in response.getheaders()}, response.read())
 
     def get(self, path: str, **headers: str) -> Answer:

@@ -20,14 +20,13 @@ from marketd.continuity.gaps import (
     due_end,
     due_slots,
     find_missing,
-    gap_on_write,
     is_complete,
     missing_by_reason,
     pack_answers,
     spans_of_bits,
     without_tail,
 )
-from marketd.model import MISSING_REASONS, AnsweredSpan, Interval, MissingSpan, format_ns, parse_ns
+from marketd.model import MISSING_REASONS, AnsweredSpan, Interval, MissingSpan, parse_ns
 
 MINUTE = Interval.parse("1m")
 M = MINUTE.ns
@@ -140,26 +139,6 @@ def test_history_is_continuous_up_to_the_first_bar_that_nobody_asked_for() -> No
     assert continuous_until(expected, at(0, 2, 10, 11), (), MINUTE, 15 * M) == M
     assert continuous_until(expected, at(0, 2), [answered(1, 2, "no_trades")], MINUTE, 15 * M) == 10 * M
     assert continuous_until(expected, at(0, 2), [answered(1, 99, "provider_lacks")], MINUTE, 15 * M) == 15 * M
-
-
-def test_a_bar_right_at_the_cursor_leaves_nothing_out() -> None:
-    start = parse_ns("2025-11-28T15:00:00Z")
-    new_york = Calendars().named("XNYS")
-    assert gap_on_write(start, start + at(0, 1, 2), new_york, MINUTE) == []
-    assert gap_on_write(start, start + at(-5, -4), new_york, MINUTE) == []
-    assert gap_on_write(start, at(), new_york, MINUTE) == []
-
-
-def test_a_bar_past_the_cursor_leaves_out_what_was_expected_between() -> None:
-    new_york = Calendars().named("XNYS")
-    cursor = parse_ns("2025-11-28T17:55:00Z")  # closes at 18:00 that Friday
-    ts = np.array([parse_ns("2025-12-01T14:32:00Z"), parse_ns("2025-12-01T14:30:00Z")], np.int64)
-    [before, inside] = gap_on_write(cursor, ts, new_york, MINUTE)
-    assert (format_ns(before.start_ns), before.count) == ("2025-11-28T17:55:00Z", 5)
-    assert (format_ns(inside.start_ns), inside.count) == ("2025-12-01T14:31:00Z", 1)
-    assert before.reason == inside.reason == "not_fetched"
-    over_the_weekend = gap_on_write(parse_ns("2025-11-28T18:00:00Z"), ts[1:], new_york, MINUTE)
-    assert over_the_weekend == []
 
 
 times = st.integers(0, 60)

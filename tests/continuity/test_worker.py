@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import pyarrow as pa
 import pytest
 from backfill_desk import MINUTE, NOW_NS, Desk
 

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from marketd.errors import InvalidInput
-from marketd.model import ActionKind, CorporateAction, format_ns
+from marketd.model import ActionKind, CorporateAction, format_ns, starts_of
 from marketd.model.time import NS_PER_S
 
 __all__ = ["MARKS", "ActionMark", "Adjusted", "AdjustmentMode", "adjust", "adjusted", "believed", "split_doubts"]
@@ -236,7 +236,7 @@ def _check(action: CorporateAction) -> None:
 def _days(bars: pa.Table, session_of: SessionOf | None) -> Ints:
     if session_of is not None:
         return session_of(bars)
-    ts: Ints = bars["ts"].cast(pa.int64()).to_numpy()
+    ts = starts_of(bars)
     return ts - ts % _DAY
 
 

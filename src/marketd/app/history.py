@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import msgspec
 import numpy as np
@@ -199,25 +199,34 @@ class HistoryRoom:
         return "T0" if self.providers_of(symbol) else "T2"
 
     def choose(self, symbol: str, interval: Interval) -> Sequence[tuple[str, BarHistory]]:
-        """Who can be asked: those that serve the symbol first. Nobody has the past of a symbol that is made up."""
-        serving = [provider for provider in self._providers.values() if symbol in provider.wanted]
-        if serving and all(provider.simulated for provider in serving):
-            return []
-        able = [
-            (symbol not in provider.wanted, name, provider.history)
+        """Who can be asked: those that stream the symbol, then those of its exchange; of a symbol that neither the
+        universe nor a stream knows, everybody."""
+        instrument = self.instrument(symbol)
+        serving = [name for name, provider in self._providers.items() if symbol in provider.wanted]
+        near = [
+            name
             for name, provider in self._providers.items()
-            if provider.history is not None and interval.name in provider.intervals
+            if instrument is not None and instrument.exchange is not None and provider.exchange == instrument.exchange
         ]
-        return [(name, history) for _, name, history in sorted(able, key=lambda one: one[0])]
+        names = [*serving, *near] if serving or instrument is not None else [*self._providers]
+        able = []
+        for name in dict.fromkeys(names):
+            provider = self._providers[name]
+            if provider.history is not None and interval.name in provider.intervals:
+                able.append((name, provider.history))
+        return able
 
-    def healable(self, interval: Interval, start_ns: int, end_ns: int) -> Sequence[SymbolGaps]:
-        """Holes that somebody could be asked for: of the universe, and of what is streamed. Blocks."""
+    def healable(
+        self, interval: Interval, start_ns: int, end_ns: int, symbols: Iterable[str] | None = None
+    ) -> Sequence[SymbolGaps]:
+        """Holes that somebody could be asked for: of these, or of the universe and what is streamed. Blocks."""
         judged_ns = self._judged_ns()
         end_ns = end_ns if judged_ns is None else min(end_ns, judged_ns)
         if end_ns <= start_ns:
             return []
-        symbols = {i.symbol for i in self.universe.instruments if i.active}
-        symbols.update(symbol for provider in self._providers.values() for symbol in provider.wanted.symbols)
+        if symbols is None:
+            active = {i.symbol for i in self.universe.instruments if i.active}
+            symbols = active.union(*(provider.wanted.symbols for provider in self._providers.values()))
         able = sorted(symbol for symbol in symbols if self.choose(symbol, interval))
         return self.ledger.scan(interval, start_ns, end_ns, able) if able else []
 

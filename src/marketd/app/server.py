@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
@@ -130,6 +130,8 @@ class Server:
         self._started_ns = 0
         self._sessions: dict[str, tuple[int, Session]] = {}
         self._look_back_ns = 0
+        self._next_minute: dict[str, int] = {}
+        self._jumps: dict[str, int] = {}
         self._rates = Rates(ticks_per_s=0.0, messages_per_s=0.0)
 
     def _cache_writer_mark(self, ids: np.ndarray[tuple[int], np.dtype[np.intp]]) -> None:
@@ -215,6 +217,10 @@ class Server:
                     rows = self.store.read(symbol, _MINUTE, minute_ns, minute_ns + _MINUTE.ns, side=side)
                     bars = [bar for bar in _as_bars(rows) if bar.provider == name]
                     self.pipeline.sources[name].builder.seed(bars)
+                    if name in self._memories.by_source:
+                        newest = self.store.read(symbol, _MINUTE, 0, minute_ns, side=side, limit=1, newest_first=True)
+                        for ts in newest["ts"].to_numpy().astype(np.int64).tolist():
+                            self._next_minute[symbol] = max(self._next_minute.get(symbol, 0), ts + _MINUTE.ns)
 
     async def _beat(self) -> None:
         """What happens by the clock: bars close, rates are measured, silence is noticed, running bars are shown."""
@@ -259,7 +265,17 @@ class Server:
     def _bars_durable(self, bars: BarBatch) -> None:
         if self._is_kept(bars) and len(bars):
             self._room.backfill.stored(bars.interval, int(bars.records.bucket.max()) + bars.interval.ns)
+            if bars.interval is _MINUTE and bars.provider in self._memories.by_source:
+                self._note_jumps(bars)
         self._publish_bars(bars)
+
+    def _note_jumps(self, bars: BarBatch) -> None:
+        """A bar past the newest one of its symbol may have left some out."""
+        for symbol, ts in zip(bars.symbols, bars.records.bucket.tolist(), strict=True):
+            next_ns = self._next_minute.get(symbol, ts)
+            if ts > next_ns:
+                self._jumps[symbol] = min(next_ns, self._jumps.get(symbol, next_ns))
+            self._next_minute[symbol] = max(next_ns, ts + _MINUTE.ns)
 
     def _publish_bars(self, bars: BarBatch) -> None:
         if bars.side != "ask":
@@ -289,12 +305,18 @@ class Server:
             self._observe_streams()
             await self.clock.sleep(_WATCH_S)
             self._observe_streams()
-            if self.clock.time_ns() < self._look_back_ns or self._writer.waiting:
+            is_time = self.clock.time_ns() >= self._look_back_ns
+            if self._writer.waiting or not (is_time or self._jumps):
                 continue
-            self._look_back_ns = _MINUTE.ceil(self.clock.time_ns() + 1) + _LOOK_EVERY_NS
             try:
                 await loop.run_in_executor(self._watch_thread, self._note_silence)
-                await self._look_back()
+                jumps, self._jumps = self._jumps, {}
+                if jumps:
+                    await self._ask_for_holes(min(jumps.values()), jumps)
+                if is_time:
+                    self._look_back_ns = _MINUTE.ceil(self.clock.time_ns() + 1) + _LOOK_EVERY_NS
+                    await asyncio.to_thread(self._room.reload_universe)
+                    await self._ask_for_holes(self.clock.time_ns() - 3 * _LOOK_EVERY_NS)
             except StoreError as error:
                 _logger.error("history is not minded now: %s", error)  # noqa: TRY400 - it says all
 
@@ -330,12 +352,10 @@ class Server:
             [self.store.presence(_MINUTE, minute_ns, end_ns, side=side, symbols=symbols) for side in sides]
         )
 
-    async def _look_back(self) -> None:
-        """Ask for holes of the last minutes at once; older ones are found by back-fill's own search."""
+    async def _ask_for_holes(self, since_ns: int, symbols: Iterable[str] | None = None) -> None:
+        """Of the time since then; older ones are found by back-fill's own search."""
         now_ns = self.clock.time_ns()
-        await asyncio.to_thread(self._room.reload_universe)
-        gaps = await asyncio.to_thread(self._room.healable, _MINUTE, now_ns - 3 * _LOOK_EVERY_NS, now_ns)
-        for found in gaps:
+        for found in await asyncio.to_thread(self._room.healable, _MINUTE, since_ns, now_ns, symbols):
             for span in found.spans:
                 self._room.backfill.gap_found(found.symbol, _MINUTE, span)
 

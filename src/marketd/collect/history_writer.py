@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from marketd.clock import Clock
 from marketd.ingest.bar_checks import BarContext, CheckedBars, check_bars
 from marketd.ingest.history import KeptBars
-from marketd.model import Interval, Quarantined
+from marketd.model import Interval, Quarantined, starts_of
 from marketd.store.contract import BarStore
 from marketd.telemetry import Metrics
 
@@ -97,7 +97,7 @@ class HistoryWriter:
         for start, end in itertools.pairwise([*starts.tolist(), len(order)]):
             part = sorted_bars.slice(start, end - start)
             symbol, name = divmod(int(codes[order[start]]), len(intervals))
-            ts = _ts(part)
+            ts = starts_of(part)
             context = self._context_of(symbols[symbol], Interval.parse(intervals[name]), int(ts.min()), int(ts.max()))
             parts.append(check_bars(part, context))
         return parts
@@ -108,14 +108,10 @@ def _told(bars: pa.Table) -> list[tuple[Interval, int, int]]:
     found = []
     for name in _words(bars, "interval"):
         interval = Interval.parse(name)
-        ts = _ts(bars.filter(pc.equal(bars["interval"], pa.scalar(name))))
+        ts = starts_of(bars.filter(pc.equal(bars["interval"], pa.scalar(name))))
         found.append((interval, len(ts), int(ts.max()) + interval.ns))
     return found
 
 
 def _words(bars: pa.Table, column: str) -> list[str]:
     return [word for word in pc.unique(bars[column]).to_pylist() if word is not None]
-
-
-def _ts(bars: pa.Table) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    return bars["ts"].to_numpy().astype(np.int64)

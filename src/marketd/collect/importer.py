@@ -22,7 +22,7 @@ from marketd.calendars.expected import expected_starts
 from marketd.clock import Clock
 from marketd.errors import InvalidInput
 from marketd.ingest.history import KeepBars
-from marketd.model import Interval, Quarantined, parse_ns
+from marketd.model import Interval, Quarantined, parse_ns, starts_of
 from marketd.model.ticks import I64
 from marketd.sources.files import FileBatch, FilePlan, read
 
@@ -197,7 +197,7 @@ class SessionCheck:
             of_interval = bars.filter(pc.equal(bars.column("interval"), interval))
             for symbol in _distinct(of_interval, "symbol"):
                 of_symbol = of_interval.filter(pc.equal(of_interval.column("symbol"), symbol))
-                starts = of_symbol.column("ts").cast(pa.int64()).to_numpy()
+                starts = starts_of(of_symbol)
                 self._starts.setdefault((symbol, interval), []).append(starts)
 
     def notes(self) -> tuple[str, ...]:

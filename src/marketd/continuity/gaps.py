@@ -15,7 +15,6 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from marketd.calendars import Calendar, expected_starts
 from marketd.model import AnsweredSpan, Interval, MissingReason, MissingSpan
 
 __all__ = [
@@ -26,7 +25,6 @@ __all__ = [
     "due_end",
     "due_slots",
     "find_missing",
-    "gap_on_write",
     "is_complete",
     "missing_by_reason",
     "pack_answers",
@@ -122,20 +120,6 @@ def continuous_until(
     """
     missing = find_missing(expected, present, spans, interval)
     return next((span.start_ns for span in missing if span.reason == "not_fetched"), end_ns)
-
-
-def gap_on_write(until_ns: int, ts: Int64s, calendar: Calendar, interval: Interval) -> list[MissingSpan]:
-    """What a batch of bars leaves out between a cursor and its last bar: spans of reason `not_fetched`.
-
-    until_ns: the cursor's. ts: starts of the bars that come, in any order. Bars before the cursor are corrections and
-    leave out nothing. Usually there is no gap, and that is seen without asking the calendar.
-    """
-    after = np.unique(ts[ts >= until_ns])
-    if not len(after):
-        return []
-    if after[-1] - interval.ceil(until_ns) == (len(after) - 1) * interval.ns:
-        return []
-    return find_missing(expected_starts(calendar, interval, until_ns, int(after[-1])), after, (), interval)
 
 
 class BitCounts(msgspec.Struct, frozen=True, kw_only=True, eq=False):

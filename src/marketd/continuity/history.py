@@ -44,6 +44,7 @@ from marketd.model import (
     MissingReason,
     MissingSpan,
     Side,
+    starts_of,
 )
 from marketd.store.contract import BarStore
 from marketd.store.records import Records
@@ -277,7 +278,7 @@ class HistoryService:
         found: list[Disagreement] = []
         for rolled in reading.rolled(side):
             own = self._store.read(symbol, interval, rolled.start_ns, rolled.end_ns, side=side, prefer=self._prefer)
-            _, of_own, of_rolled = np.intersect1d(_ts(own), _ts(rolled.table), assume_unique=True, return_indices=True)
+            _, of_own, of_rolled = np.intersect1d(starts_of(own), starts_of(rolled.table), assume_unique=True, return_indices=True)
             compared += len(of_own)
             mine, parts = own.take(of_own), rolled.table.take(of_rolled)
             differs = {
@@ -385,7 +386,7 @@ class _Reading:
         return self._buckets.begin(base, start_ns), self._buckets.begin(base, end_ns)
 
     def _within(self, live: pa.Table) -> pa.Table:
-        starts = self._buckets.of(_MINUTE, _ts(live))
+        starts = self._buckets.of(_MINUTE, starts_of(live))
         return live.filter(pa.array((starts >= self.start_ns) & (starts < self.end_ns)))
 
     def _hull(self) -> tuple[int, int]:
@@ -400,11 +401,11 @@ class _Reading:
             for side in self._sides:
                 for newest_first in (False, True):
                     rows = self._read(base, start_ns, end_ns, side, limit=1, newest_first=newest_first)
-                    found += _ts(rows).tolist()
+                    found += starts_of(rows).tolist()
             for span in self._spans(base, start_ns, end_ns):
                 found += [max(span.start_ns, start_ns), min(span.end_ns, end_ns) - 1]
             ends += self._buckets.of(base, np.array(found, np.int64)).tolist()
-        ends += self._buckets.of(_MINUTE, _ts(self._live)).tolist()
+        ends += self._buckets.of(_MINUTE, starts_of(self._live)).tolist()
         goes_on = self.query.fill is not None and self._last_before(self.start_ns) is not None
         if not ends and not goes_on:
             return self.start_ns, self.start_ns
@@ -499,7 +500,7 @@ class _Reading:
 
     def _sessions_of(self, bars: pa.Table) -> _Ints:
         """The date that each bar counts to, midnight UTC."""
-        starts = _ts(bars)
+        starts = starts_of(bars)
         dates = starts - starts % _DAY.ns
         if self.calendar is None or not self.calendar.days_are_sessions:
             return dates
@@ -610,7 +611,7 @@ class _Reading:
             rows = self._read(base, begin_ns, until_ns, side, limit=_ROWS, newest_first=True)
             rows = rows.take(np.arange(rows.num_rows)[::-1])
         if rows.num_rows == _ROWS:  # there may be more: what is cut off by that is left to the next part
-            ts = _ts(rows)
+            ts = starts_of(rows)
             if forward:
                 end_ns = min(end_ns, int(self._buckets.of(base, ts[-1:])[0]))
                 until_ns = self._buckets.begin(base, end_ns)
@@ -623,7 +624,7 @@ class _Reading:
                 rows = rows.slice(int(np.searchsorted(ts, begin_ns)))
         if base is _MINUTE or base is interval:
             rows = self._overlaid(rows, base, side, begin_ns, until_ns)
-        present = _ts(rows)
+        present = starts_of(rows)
         if self.actions and rows.num_rows:
             rows = self._adjusted(rows)
         if base is interval:
@@ -632,7 +633,7 @@ class _Reading:
             )
         codes = self._codes(base, present, start_ns, end_ns)
         table = roll_up(rows, interval, lambda ts: self._buckets.of(base, ts))
-        partial = codes[(_ts(table) - start_ns) // interval.ns] >= _UNEXPLAINED
+        partial = codes[(starts_of(table) - start_ns) // interval.ns] >= _UNEXPLAINED
         return _Part(table=table, partial=partial, codes=codes, start_ns=start_ns, end_ns=end_ns)
 
     def _codes(self, base: Interval, present: _Ints, start_ns: int, end_ns: int) -> npt.NDArray[np.int8]:
@@ -658,12 +659,12 @@ class _Reading:
         if not self._live.num_rows:
             return rows
         live = self._live
-        ts = _ts(live)
+        ts = starts_of(live)
         mine = pc.and_(pc.equal(live["interval"], pa.scalar(base.name)), pc.equal(live["side"], pa.scalar(side)))
         live = live.filter(pc.and_(mine, pa.array((ts >= start_ns) & (ts < end_ns))))
         if not live.num_rows:
             return rows
-        kept = rows.filter(pa.array(~np.isin(_ts(rows), _ts(live))))
+        kept = rows.filter(pa.array(~np.isin(starts_of(rows), starts_of(live))))
         return pa.concat_tables([kept, live]).sort_by("ts")
 
     def _adjusted(self, rows: pa.Table) -> pa.Table:
@@ -708,7 +709,7 @@ class _Reading:
         return _merged(spans)
 
     def _missing_of(self, part: _Part, start_ns: int, end_ns: int) -> list[MissingSpan]:
-        present = _ts(part.table)[~part.table["filled"].to_numpy()]
+        present = starts_of(part.table)[~part.table["filled"].to_numpy()]
         present = present[np.searchsorted(present, start_ns) : np.searchsorted(present, end_ns)]
         return self._absent(present, start_ns, end_ns, part)
 
@@ -781,7 +782,7 @@ class _Reading:
                 for base in self._bases:
                     until_ns = self._buckets.begin(base, end_ns)
                     rows = self._read(base, -(2**63), until_ns, side, limit=1, newest_first=True)
-                    found += self._buckets.of(base, _ts(rows)).tolist()
+                    found += self._buckets.of(base, starts_of(rows)).tolist()
                 if not found:
                     return None
                 newest.append(max(found))
@@ -794,7 +795,7 @@ class _Reading:
     def _filled(self, part: _Part, before: pa.Table | None) -> tuple[pa.Table, _Bools, _Bools]:
         """The bars with those that are absent and over filled in, which are partial, and which are filled in."""
         table = part.table
-        ts = _ts(table)
+        ts = starts_of(table)
         absent = self._expected(self._interval, part.start_ns, min(part.end_ns, self._horizon(self._interval)))
         absent = absent[~np.isin(absent, ts, assume_unique=True)]
         if before is not None:
@@ -804,7 +805,7 @@ class _Reading:
             absent = absent[absent > ts[0]] if len(ts) else absent[:0]
         if not len(absent):
             return table, part.partial, np.zeros(len(ts), np.bool_)
-        source = known.take(np.searchsorted(_ts(known), absent) - 1)
+        source = known.take(np.searchsorted(starts_of(known), absent) - 1)
         nothing = pa.nulls(len(absent), pa.float64())
         replaced = {
             "ts": pa.array(absent).cast(_NS),
@@ -835,7 +836,7 @@ def _cut(part: _Part, start_ns: int, end_ns: int, interval: Interval) -> _Part:
     """What of a part lies within a range."""
     if (part.start_ns, part.end_ns) == (start_ns, end_ns):
         return part
-    ts = _ts(part.table)
+    ts = starts_of(part.table)
     rows = slice(*np.searchsorted(ts, (start_ns, end_ns)).tolist())
     first, last = (start_ns - part.start_ns) // interval.ns, (end_ns - part.start_ns) // interval.ns
     return _Part(
@@ -849,7 +850,7 @@ def _cut(part: _Part, start_ns: int, end_ns: int, interval: Interval) -> _Part:
 
 def _better(one: _Part, other: _Part) -> _Part:
     """`one`, and bars of `other` where it has none, or has a partial one and `other` a whole one."""
-    held, offered = _ts(one.table), _ts(other.table)
+    held, offered = starts_of(one.table), starts_of(other.table)
     is_held = np.isin(offered, held, assume_unique=True)
     is_partial = np.isin(offered, held[one.partial], assume_unique=True)
     taken = ~is_held | (is_partial & ~other.partial)
@@ -870,7 +871,7 @@ _LEAST_SETTLED_FIRST = pa.array(["withdrawn", "live", "provisional", "backfill",
 
 def _mids(bids: _Part, asks: _Part) -> _Part:
     """Averages of the rows of both that start together. status: of the one that is less settled."""
-    _, of_bid, of_ask = np.intersect1d(_ts(bids.table), _ts(asks.table), assume_unique=True, return_indices=True)
+    _, of_bid, of_ask = np.intersect1d(starts_of(bids.table), starts_of(asks.table), assume_unique=True, return_indices=True)
     bid, ask = bids.table.take(of_bid), asks.table.take(of_ask)
     n = bid.num_rows
 
@@ -898,10 +899,6 @@ def _mids(bids: _Part, asks: _Part) -> _Part:
         start_ns=bids.start_ns,
         end_ns=bids.end_ns,
     )
-
-
-def _ts(table: pa.Table) -> _Ints:
-    return np.asarray(table.column("ts").cast(pa.int64()).to_numpy(), np.int64)
 
 
 def _ts_at(table: pa.Table, row: int) -> int:

@@ -400,7 +400,7 @@ class BackfillWorker:
         there: Starts | None,
     ) -> Fetched:
         """An answer through the door, and what it says about absent bars."""
-        news = table if there is None else table.filter(~np.isin(table["ts"].cast(pa.int64()).to_numpy(), there))
+        news = table if there is None else table.filter(~np.isin(starts_of(table), there))
         new_versions = refused = 0
         for at in range(0, news.num_rows, batch_size):
             if at and self._ready is not None:
@@ -422,7 +422,7 @@ class BackfillWorker:
         start_ns, end_ns = asked
         settled_ns = min(end_ns, self._due_end(interval, self._config.settle_s))
         expected = self._expected(symbol, interval, start_ns, end_ns)
-        came = np.unique(table["ts"].cast(pa.int64()).to_numpy())
+        came = np.unique(starts_of(table))
         quarantined: list[Span] = []
         if has_refused:
             there = present_starts(self._store, symbol, interval, start_ns, end_ns)

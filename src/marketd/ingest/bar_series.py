@@ -227,7 +227,7 @@ class Series:
         return len(self.ts)
 
     def _join(self, known: pa.Table) -> None:
-        ts = known["ts"].cast(pa.int64()).to_numpy()
+        ts = starts_of(known)
         order = np.argsort(ts, kind="stable")
         order = order[np.r_[True, ts[order][1:] != ts[order][:-1]]]
         self.known_ts, self.known_close = ts[order], known["close"].to_numpy()[order]

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from marketd.model import BAR_SCHEMA, Interval
+from marketd.model import BAR_SCHEMA, Interval, starts_of
 
 __all__ = ["roll_up"]
 
@@ -34,7 +34,7 @@ def roll_up(
     bars = bars.filter(pc.not_equal(bars["status"], pa.scalar("withdrawn")))
     if not bars.num_rows:
         return bars
-    ts = bars["ts"].to_numpy().astype(np.int64)
+    ts = starts_of(bars)
     bucket = interval.floor(ts) if start_of is None else start_of(ts)
     starts = np.flatnonzero(np.r_[True, bucket[1:] != bucket[:-1]])
     ends = np.r_[starts[1:], len(ts)] - 1

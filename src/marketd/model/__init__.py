@@ -3,7 +3,7 @@
 No I/O, no clocks, no asyncio, no other room. What each field means is written in ``docs/model.md``.
 """
 
-from marketd.model.bar import ADJUSTED, BAR_SCHEMA, Bar, BarStatus, Side
+from marketd.model.bar import ADJUSTED, BAR_SCHEMA, Bar, BarStatus, Side, starts_of
 from marketd.model.events import Connected, Disconnected, Ended, Quarantined, SourceEvent
 from marketd.model.gap import (
     MISSING_REASONS,
@@ -56,4 +56,5 @@ __all__ = [
     "Trade",
     "format_ns",
     "parse_ns",
+    "starts_of",
 ]

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
-__all__ = ["ADJUSTED", "BAR_SCHEMA", "Bar", "BarStatus", "Side"]
+__all__ = ["ADJUSTED", "BAR_SCHEMA", "Bar", "BarStatus", "Side", "starts_of"]
 
 Side = Literal["trade", "bid", "ask"]
 """What the prices of a bar are: executions (or last prices), best bids, best asks."""
@@ -66,3 +68,8 @@ _COLUMNS: list[pa.Field[Any]] = [
 
 BAR_SCHEMA: pa.Schema = pa.schema(_COLUMNS)
 """Columns of a table of bars, the same names and meanings as `Bar`."""
+
+
+def starts_of(bars: pa.Table) -> npt.NDArray[np.int64]:
+    """The column `ts`, nanoseconds UTC."""
+    return np.asarray(bars["ts"].cast(pa.int64()).to_numpy(), np.int64)

@@ -158,12 +158,7 @@ def _tables(store: BarStore, query: ExportQuery, symbol: str, side: Any) -> Iter
 def _ends(first: pa.Table, last: pa.Table) -> tuple[int, int] | None:
     if not first.num_rows:
         return None
-    return _ts(first)[0], _ts(last)[0] + 1
-
-
-def _ts(table: pa.Table) -> list[int]:
-    values: list[int] = table.column("ts").cast(pa.int64()).to_numpy().tolist()
-    return values
+    return int(starts_of(first)[0]), int(starts_of(last)[0]) + 1
 
 
 def _versions(
