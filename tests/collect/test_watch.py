@@ -9,6 +9,7 @@ import numpy as np
 
 from marketd.collect.watch import StreamWatch, WatchedSource, present_in_any
 from marketd.model import AnsweredSpan, Interval, parse_ns
+from marketd.sources.contract import Subscriptions
 from marketd.store.contract import Presence
 
 _MINUTE = 60 * 10**9
@@ -25,9 +26,15 @@ class _Bars:
         return np.array([(symbol, minute_ns) in self._present for symbol in symbols])
 
 
-def _source(covered_from: float | None, *symbols: str) -> WatchedSource:
-    covered_ns = None if covered_from is None else _at(covered_from)
-    return WatchedSource(name="coinbase", covered_from_ns=covered_ns, symbols=symbols)
+class _Exchange:
+    """A source whose stream and subscriptions change."""
+
+    def __init__(self, *symbols: str) -> None:
+        self.wanted = Subscriptions(symbols)
+
+    def __call__(self, covered_from: float | None) -> WatchedSource:
+        covered_ns = None if covered_from is None else _at(covered_from)
+        return WatchedSource(name="coinbase", covered_from_ns=covered_ns, wanted=self.wanted)
 
 
 def _at(minutes: float) -> int:
@@ -47,49 +54,51 @@ def _silent(symbol: str, minute: int, as_of: float, minutes: int = 1) -> Answere
 
 
 def test_a_watched_minute_without_a_bar_had_no_trades() -> None:
-    watch = StreamWatch(_Bars(("A", 0), ("A", 1), ("B", 1)))
+    watch, exchange = StreamWatch(_Bars(("A", 0), ("A", 1), ("B", 1))), _Exchange("A", "B")
     for minutes in (-0.5, 0.5, 1.5, 2.1):
-        watch.observe([_source(-1, "A", "B")], _at(minutes))
+        watch.observe([exchange(-1)], _at(minutes))
     assert watch.silent_minutes(_at(2), _at(2.2)) == [_silent("B", 0, 2.2)]
     assert watch.silent_minutes(_at(2), _at(2.3)) == []
 
 
 def test_minutes_before_and_around_an_outage_prove_nothing_but_those_watched() -> None:
-    watch = StreamWatch(_Bars())
-    watch.observe([_source(-1, "A")], _at(-0.5))
-    watch.observe([_source(-1, "A")], _at(1.4))
-    watch.observe([_source(None, "A")], _at(1.5))
-    watch.observe([_source(2.5, "A")], _at(2.6))
-    watch.observe([_source(2.5, "A")], _at(4.2))
+    watch, exchange = StreamWatch(_Bars()), _Exchange("A")
+    watch.observe([exchange(-1)], _at(-0.5))
+    watch.observe([exchange(-1)], _at(1.4))
+    watch.observe([exchange(None)], _at(1.5))
+    watch.observe([exchange(2.5)], _at(2.6))
+    watch.observe([exchange(2.5)], _at(4.2))
     assert watch.silent_minutes(_at(4), _at(4.3)) == [_silent("A", 0, 4.3), _silent("A", 3, 4.3)]
 
 
 def test_a_symbol_counts_from_its_own_subscription_on() -> None:
-    watch = StreamWatch(_Bars())
-    watch.observe([_source(-1, "A")], _at(-0.5))
-    watch.observe([_source(-1, "A", "B")], _at(0.5))
-    watch.observe([_source(-1, "A", "B")], _at(2.1))
+    watch, exchange = StreamWatch(_Bars()), _Exchange("A")
+    watch.observe([exchange(-1)], _at(-0.5))
+    exchange.wanted.add(["B"])
+    watch.observe([exchange(-1)], _at(0.5))
+    watch.observe([exchange(-1)], _at(2.1))
     assert watch.silent_minutes(_at(2), _at(2.2)) == [
         _silent("A", 0, 2.2, minutes=2),
         _silent("B", 1, 2.2),
     ]
-    watch.observe([_source(-1, "B")], _at(2.5))  # A is wanted no longer
-    watch.observe([_source(-1, "B")], _at(3.5))
+    exchange.wanted.discard(["A"])
+    watch.observe([exchange(-1)], _at(2.5))
+    watch.observe([exchange(-1)], _at(3.5))
     assert watch.silent_minutes(_at(3), _at(3.6)) == [_silent("B", 2, 3.6)]
 
 
 def test_a_minute_that_is_not_stored_yet_is_not_judged() -> None:
-    watch = StreamWatch(_Bars())
-    watch.observe([_source(-1, "A")], _at(-0.5))
-    watch.observe([_source(-1, "A")], _at(3))
+    watch, exchange = StreamWatch(_Bars()), _Exchange("A")
+    watch.observe([exchange(-1)], _at(-0.5))
+    watch.observe([exchange(-1)], _at(3))
     assert watch.silent_minutes(_at(0.9), _at(3)) == []
     assert watch.silent_minutes(_at(1.9), _at(3)) == [_silent("A", 0, 3)]
 
 
 def test_far_behind_the_oldest_minutes_stay_unexplained() -> None:
-    watch = StreamWatch(_Bars())
-    watch.observe([_source(-1, "A")], _at(-0.5))
-    watch.observe([_source(-1, "A")], _at(100.5))
+    watch, exchange = StreamWatch(_Bars()), _Exchange("A")
+    watch.observe([exchange(-1)], _at(-0.5))
+    watch.observe([exchange(-1)], _at(100.5))
     assert watch.silent_minutes(_at(100), _at(100.5)) == [_silent("A", 40, 100.5, minutes=60)]
     assert watch.judged_ns == _at(100)
 

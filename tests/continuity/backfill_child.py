@@ -16,7 +16,7 @@ from marketd.continuity.queue import RecordsQueue
 from marketd.ingest.history import KeptBars
 from marketd.store.embedded import EmbeddedStore, EmbeddedStoreConfig
 from marketd.store.sqlite import SqliteRecords
-from marketd.testing.scripted_history import ScriptedHistory
+from marketd.testing import ScriptedHistory
 
 
 def say(*words):

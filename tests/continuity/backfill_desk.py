@@ -15,8 +15,7 @@ from marketd.model import Interval, parse_ns
 from marketd.store.memory import MemoryStore
 from marketd.store.sqlite import SqliteRecords
 from marketd.telemetry import Metrics
-from marketd.testing import ManualClock
-from marketd.testing.scripted_history import ScriptedHistory
+from marketd.testing import ManualClock, ScriptedHistory
 
 NOW_NS = parse_ns("2026-11-20T14:30:20Z")
 MINUTE = Interval.parse("1m")

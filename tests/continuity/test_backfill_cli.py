@@ -17,7 +17,7 @@ from marketd.cli.backfill import backfill
 from marketd.clock import SystemClock
 from marketd.continuity.backfill import BackfillService
 from marketd.continuity.plan import BackfillConfig
-from marketd.testing.scripted_history import ScriptedHistory
+from marketd.testing import ScriptedHistory
 
 RANGE = ("--start", "2026-01-05", "--end", "2026-01-07T12:00:00Z")
 

@@ -11,7 +11,7 @@ from backfill_desk import MINUTE, NOW_NS, Desk
 from marketd.continuity.plan import BackfillConfig
 from marketd.errors import MalformedPayload, SourceRejected, SourceUnavailable, StoreError
 from marketd.model import BackfillJob, Interval, parse_ns
-from marketd.testing.scripted_history import ScriptedHistory
+from marketd.testing import ScriptedHistory
 
 M = 60 * 10**9
 DAY = parse_ns("2026-11-18")

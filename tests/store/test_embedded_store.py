@@ -184,18 +184,36 @@ def test_while_sealing_fails_rows_are_kept_and_then_appends_refused(tmp_path: Pa
     config = EmbeddedStoreConfig(seal_rows=2, compact_every_s=None)
     store = EmbeddedStore(tmp_path, config, ManualClock(OPENING), on_step=fail)
     store.append(bar_table([bar(0), bar(1)]))
-    for minute in (2, 4, 6):
-        store.append(bar_table([bar(minute), bar(minute + 1)]))  # seals those before, in vain
+    store.append(bar_table([bar(2), bar(3)]))  # seals the first two, in vain
     for _ in range(2):
         with pytest.raises(StoreError, match=r"bars: cannot seal: .*No space left on device"):
-            store.append(bar_table([bar(8)]))
-    assert read_all(store).equals(bar_table([bar(minute) for minute in range(8)]))
+            store.append(bar_table([bar(4)]))
+    assert read_all(store).equals(bar_table([bar(minute) for minute in range(4)]))
     assert not list(tmp_path.rglob("*.tmp"))
     broken = False
-    assert store.append(bar_table([bar(8)])) == 1
+    assert store.append(bar_table([bar(4)])) == 1
     store.seal()
+    assert read_all(store).equals(bar_table([bar(minute) for minute in range(5)]))
+    assert [name for name in files(tmp_path) if name.startswith("log/")] == ["log/log-000004.bars"]
+
+
+def test_rows_are_sealed_early_when_nothing_comes(tmp_path: Path) -> None:
+    clock = ManualClock(OPENING)
+    store = open_store(tmp_path, clock, seal_rows=100, seal_rows_idle=3)
+    for minute in range(5):  # as fast as they come
+        store.append(bar_table([bar(minute)]))
+    assert store.stats().details["files_part"] == 0
+    clock._elapsed_ns += NS_PER_S
+    store._look_after()
+    store._finish_sealing()
+    assert store.stats().details["rows_part"] == 5
+    store.append(bar_table([bar(5), bar(6), bar(7)]))
+    clock._elapsed_ns += NS_PER_S
+    store.append(bar_table([bar(8)]))
+    store._finish_sealing()
+    assert store.stats().details["rows_part"] == 8
     assert read_all(store).equals(bar_table([bar(minute) for minute in range(9)]))
-    assert [name for name in files(tmp_path) if name.startswith("log/")] == ["log/log-000006.bars"]
+    store.close()
     store.close()
 
 

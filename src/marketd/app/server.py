@@ -326,7 +326,7 @@ class Server:
             state = self.pipeline.sources[name]
             if not state.event_time:
                 covered_ns = state.builder.covered_since_ns
-                watched.append(WatchedSource(name=name, covered_from_ns=covered_ns, symbols=runner.wanted.symbols))
+                watched.append(WatchedSource(name=name, covered_from_ns=covered_ns, wanted=runner.wanted))
         self._watch.observe(watched, self.clock.time_ns())
 
     def _note_silence(self) -> None:
@@ -433,7 +433,10 @@ class Server:
         side = self.default_side(symbol)
         cached = self._sessions.get(symbol)
         if cached is None or cached[0] != day_ns:
-            cached = (day_ns, await asyncio.to_thread(self._stored_session, symbol, side, day_ns))
+            try:
+                cached = (day_ns, await asyncio.to_thread(self._stored_session, symbol, side, day_ns))
+            except StoreError:  # `/health` says it; a quote does not wait for the store
+                return Session()
             self._sessions[symbol] = cached
         before = cached[1]
         running = [

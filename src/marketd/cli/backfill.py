@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import click
 
+from marketd.cli.asking import NoAnswer, error_words, server_url
+from marketd.cli.given import config_option, interval_of, time_ns
+
 if TYPE_CHECKING:
     import aiohttp
 
@@ -38,7 +41,7 @@ _ENDED = ("done", "parked", "cancelled")
 @click.option("--status", metavar="[ID]", is_flag=False, flag_value="", help="Show a job, or the newest ones.")
 @click.option("--cancel", metavar="ID", help="Cancel a job; what was fetched stays.")
 @click.option("--server", metavar="URL", help="The running server.  [default: the configured one, if it answers]")
-@click.option("--config", "config_path", type=click.Path(path_type=Path), help="YAML file of the server.")
+@config_option
 def backfill(
     symbols: tuple[str, ...],
     interval_text: str,
@@ -72,28 +75,15 @@ def backfill(
     if start_text is None:
         raise click.UsageError("--start is missing: the time of the first bar")
     from marketd.clock import SystemClock
-    from marketd.model import Interval
 
-    try:
-        interval = Interval.parse(interval_text)
-    except ValueError as error:
-        raise click.BadParameter(str(error), param_hint="--interval") from error
-    end_ns = SystemClock().time_ns() if end_text is None else _time_ns("--end", end_text)
-    asked = _Asked(symbols, interval, _time_ns("--start", start_text), end_ns, provider, tier)
+    interval = interval_of("--interval", interval_text)
+    end_ns = SystemClock().time_ns() if end_text is None else time_ns("--end", end_text)
+    asked = _Asked(symbols, interval, time_ns("--start", start_text), end_ns, provider, tier)
     if asked.start_ns >= asked.end_ns:
         raise click.BadParameter("is not before --end", param_hint="--start")
     ended = asyncio.run(_fetch(asked, server, config_path, detach=detach))
     if any(job.state in ("parked", "cancelled") for job in ended):
         sys.exit(1)
-
-
-def _time_ns(option: str, text: str) -> int:
-    from marketd.model import parse_ns
-
-    try:
-        return parse_ns(text)
-    except ValueError as error:
-        raise click.BadParameter(str(error), param_hint=option) from error
 
 
 class _Asked:
@@ -216,24 +206,10 @@ class _Server:
                 if answer.status == 404 and method != "POST":
                     return None
                 if answer.status >= 400:
-                    raise _Failed(f"{self._url} answered {answer.status}: {_words(told)}")
+                    raise NoAnswer(f"{self._url} answered {answer.status}: {error_words(told)}")
                 return told
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise _Failed(f"{self._url} gave no answer: {str(error) or type(error).__name__}") from error
-
-
-class _Failed(click.ClickException):
-    exit_code = 2
-
-
-def _words(body: bytes) -> str:
-    """What the server says went wrong."""
-    import msgspec
-
-    try:
-        return str(msgspec.json.decode(body)["error"]["message"])
-    except (msgspec.DecodeError, KeyError, TypeError):
-        return body[:200].decode("utf-8", "replace")
+            raise NoAnswer(f"{self._url} gave no answer: {str(error) or type(error).__name__}") from error
 
 
 @contextlib.asynccontextmanager
@@ -246,9 +222,7 @@ async def _desk(server: str | None, config_path: Path | None, *, works: bool) ->
 
     config = load_config(config_path)
     host = config.server.host
-    url = (server or f"http://{f'[{host}]' if ':' in host else host}:{config.server.port}").rstrip("/")
-    if not url.startswith(("http://", "https://")):
-        raise click.BadParameter(f"{url!r} does not begin with http:// or https://", param_hint="--server")
+    url = server_url(server or f"http://{f'[{host}]' if ':' in host else host}:{config.server.port}")
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_ANSWER_S)) as session:
         if server is not None or await _answers(session, url):
             yield _Server(session, url)
@@ -280,7 +254,7 @@ async def _answers(session: aiohttp.ClientSession, url: str) -> bool:
 async def _fetch(asked: _Asked, server: str | None, config_path: Path | None, *, detach: bool) -> list[JobRecord]:
     async with _desk(server, config_path, works=True) as desk:
         if detach and not desk.is_server:
-            raise _Failed("no server answers that it could be left to")
+            raise NoAnswer("no server answers that it could be left to")
         jobs = {job.id: job for job in [await desk.submit(symbol, asked) for symbol in asked.symbols]}
         if detach:
             for job in jobs.values():
@@ -296,7 +270,7 @@ async def _fetch(asked: _Asked, server: str | None, config_path: Path | None, *,
                 for job_id in [job.id for job in jobs.values() if job.state not in _ENDED]:
                     found = await desk.job(job_id)
                     if found is None:
-                        raise _Failed(f"job {job_id} is no longer known")
+                        raise NoAnswer(f"job {job_id} is no longer known")
                     jobs[job_id] = found
     ended = list(jobs.values())
     click.echo(_summary(ended))
@@ -339,7 +313,7 @@ async def _show(status: str | None, cancel: str | None, server: str | None, conf
             found = list(await desk.jobs())
     for job in found:
         if job is None:
-            raise _Failed(f"there is no job {cancel or status}")
+            raise NoAnswer(f"there is no job {cancel or status}")
         error = f"  {job.error}" if job.error else ""
         click.echo(
             f"{job.id}  {job.state:9} {_share(job):4.0%}  {job.symbol} {job.interval} {job.start} to {job.end}  "

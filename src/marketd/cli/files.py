@@ -11,11 +11,10 @@ from typing import Any
 
 import click
 
-from marketd.errors import InvalidInput
+from marketd.cli.given import config_option, interval_of, time_ns
 
 __all__ = ["export_bars", "import_files"]
 
-_CONFIG = click.option("--config", "config_path", type=click.Path(path_type=Path), help="YAML file of the server.")
 _EXAMPLES_SHOWN = 5
 
 
@@ -37,7 +36,7 @@ _EXAMPLES_SHOWN = 5
 @click.option("--observations", "series", metavar="SERIES", help="The files hold values of a series, not bars.")
 @click.option("--actions", is_flag=True, help="The files hold splits, dividends and renames, not bars.")
 @click.option("--dry-run", is_flag=True, help="Show how the files are understood, and keep nothing.")
-@_CONFIG
+@config_option
 def import_files(
     files: tuple[str, ...],
     columns: tuple[str, ...],
@@ -221,7 +220,7 @@ async def _import_facts(
 @click.option(
     "--format", "file_format", type=click.Choice(["parquet", "csv", "arrow"]), help="By default what the name ends in."
 )
-@_CONFIG
+@config_option
 def export_bars(
     out: Path,
     symbols: tuple[str, ...],
@@ -243,20 +242,15 @@ def export_bars(
     marketd export --out aapl.parquet --symbol AAPL --from 2026-01-01
     marketd export --out day.csv.gz --interval 5m --from 2026-11-20 --to 2026-11-21
     """
-    from marketd.model import Interval
     from marketd.store.export import ExportQuery
 
-    try:
-        length = Interval.parse(interval)
-    except ValueError as error:
-        raise InvalidInput("interval", interval, str(error)) from None
     query = ExportQuery(
-        interval=length,
+        interval=interval_of("--interval", interval),
         symbols=tuple(dict.fromkeys(symbols)),
-        start_ns=_time("from", start),
-        end_ns=_time("to", end),
+        start_ns=None if start is None else time_ns("--from", start),
+        end_ns=None if end is None else time_ns("--to", end),
         side=side,
-        as_of_ns=_time("as-of", as_of),
+        as_of_ns=None if as_of is None else time_ns("--as-of", as_of),
         versions=versions,
         prefer=prefer,
     )
@@ -278,17 +272,6 @@ async def _export(query: Any, out: Path, file_format: Any, config_path: Path | N
             return await asyncio.to_thread(
                 export, engine.store, query, out, file_format, lambda done, _rows: bar.update(done)
             )
-
-
-def _time(field: str, text: str | None) -> int | None:
-    from marketd.model import parse_ns
-
-    if text is None:
-        return None
-    try:
-        return parse_ns(text)
-    except ValueError as error:
-        raise InvalidInput(field, text, str(error)) from None
 
 
 @contextmanager

@@ -14,6 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from marketd.cli.asking import NoAnswer, error_words, server_url
+from marketd.cli.given import config_option, interval_of, time_ns
+from marketd.cli.tables import table_lines
+
 if TYPE_CHECKING:
     from marketd.config import Config
     from marketd.model import Interval
@@ -22,12 +26,6 @@ __all__ = ["gaps"]
 
 _TIMEOUT_S = 60.0
 _ROWS_SHOWN = 50
-
-
-class _NoAnswer(click.ClickException):
-    """Not 1, which says that something is missing."""
-
-    exit_code = 2
 
 
 @click.command()
@@ -41,7 +39,7 @@ class _NoAnswer(click.ClickException):
 @click.option("--closed", is_flag=True, help="Tell closed time too (of named symbols).")
 @click.option("--json", "as_json", is_flag=True, help="The whole account as JSON.")
 @click.option("--server", metavar="URL", help="Ask this server, such as http://127.0.0.1:8001, not the data directory.")
-@click.option("--config", "config_path", type=click.Path(path_type=Path), help="YAML file of the server.")
+@config_option
 @click.option("--data-dir", type=click.Path(path_type=Path), help="Where history is kept.")
 def gaps(
     symbols: tuple[str, ...],
@@ -65,18 +63,14 @@ def gaps(
     marketd gaps --interval 1d --from 2026-01-01 --server http://127.0.0.1:8001
     """
     from marketd.clock import SystemClock
-    from marketd.model import Interval
 
-    try:
-        interval = Interval.parse(interval_text)
-    except ValueError as error:
-        raise click.BadParameter(str(error), param_hint="--interval") from error
-    end_ns = SystemClock().time_ns() if end_text is None else _time_ns("--to", end_text)
-    start_ns = end_ns - 86_400 * 10**9 if start_text is None else _time_ns("--from", start_text)
+    interval = interval_of("--interval", interval_text)
+    end_ns = SystemClock().time_ns() if end_text is None else time_ns("--to", end_text)
+    start_ns = end_ns - 86_400 * 10**9 if start_text is None else time_ns("--from", start_text)
     if start_ns >= end_ns:
         raise click.BadParameter("is not before --to", param_hint="--from")
     asked = _Asked(symbols, interval, start_ns, end_ns, side, closed=closed)
-    answers = _of_data_dir(asked, config_path, data_dir) if server is None else asked.of_server(server.rstrip("/"))
+    answers = _of_data_dir(asked, config_path, data_dir) if server is None else asked.of_server(server_url(server))
     if as_json:
         click.echo(json.dumps(answers if symbols else answers[0], indent=2))
     elif symbols:
@@ -141,38 +135,19 @@ def _of_data_dir(asked: _Asked, config_path: Path | None, data_dir: Path | None)
         return asked.of_stores(config)
     except StoreLocked as error:
         url = f"http://{config.server.host}:{config.server.port}"
-        raise _NoAnswer(f"{error}; ask the running server: --server {url}") from error
-
-
-def _time_ns(option: str, text: str) -> int:
-    from marketd.model import parse_ns
-
-    try:
-        return parse_ns(text)
-    except ValueError as error:
-        raise click.BadParameter(str(error), param_hint=option) from error
+        raise NoAnswer(f"{error}; ask the running server: --server {url}") from error
 
 
 def _get(url: str) -> dict[str, Any]:
-    if not url.startswith(("http://", "https://")):
-        raise click.BadParameter(f"{url!r} does not begin with http:// or https://", param_hint="--server")
     try:
-        with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as answer:  # noqa: S310 - checked above
+        with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as answer:  # noqa: S310 - checked by server_url
             found: dict[str, Any] = json.load(answer)
             return found
     except urllib.error.HTTPError as error:
         with error:
-            raise _NoAnswer(f"{url} answered {error.code}: {_words(error.read())}") from error
+            raise NoAnswer(f"{url} answered {error.code}: {error_words(error.read())}") from error
     except (OSError, ValueError) as error:
-        raise _NoAnswer(f"{url} gave no answer: {error}") from error
-
-
-def _words(body: bytes) -> str:
-    """What the server says went wrong."""
-    try:
-        return str(json.loads(body)["error"]["message"])
-    except (ValueError, KeyError, TypeError):
-        return body[:200].decode("utf-8", "replace")
+        raise NoAnswer(f"{url} gave no answer: {error}") from error
 
 
 def _ledger_text(ledger: dict[str, Any]) -> str:
@@ -188,7 +163,7 @@ def _ledger_text(ledger: dict[str, Any]) -> str:
     ]
     rows = [(s["start"], s["end"], f"{s['count']:,}", s["reason"]) for s in ledger["spans"][:_ROWS_SHOWN]]
     if rows:
-        lines += _table(("start", "end", "bars", "reason"), rows)
+        lines += _indented(("start", "end", "bars", "reason"), rows)
         lines += _more(len(ledger["spans"]) - len(rows))
     lines += [f"{c['provider']}: continuous until {c['until']}" for c in ledger["cursors"]]
     lines.append("complete" if ledger["complete"] else "not complete")
@@ -205,7 +180,7 @@ def _overview_text(heat: dict[str, Any]) -> str:
     lines = []
     if rows:
         head = ("symbol", "expected", "present", "no trades", "missing", "days", "first")
-        lines += _table(head, rows[:_ROWS_SHOWN])
+        lines += _indented(head, rows[:_ROWS_SHOWN])
         lines += _more(len(rows) - _ROWS_SHOWN)
     lines += [f"{symbol}: {why}" for symbol, why in list(heat["unknown"].items())[:_ROWS_SHOWN]]
     lines += _more(len(heat["unknown"]) - _ROWS_SHOWN)
@@ -215,16 +190,8 @@ def _overview_text(heat: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
-    """Text to the left, numbers to the right."""
-    widths = [max(len(row[n]) for row in [head, *rows]) for n in range(len(head))]
-    right = [all(row[n].replace(",", "").isdigit() for row in rows) for n in range(len(head))]
-
-    def line(row: tuple[str, ...]) -> str:
-        cells = (c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right, strict=True))
-        return "  " + "  ".join(cells).rstrip()
-
-    return [line(row) for row in [head, *rows]]
+def _indented(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return ["  " + line for line in table_lines(head, rows)]
 
 
 def _more(count: int) -> list[str]:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from marketd.cli.given import config_option
+
 if TYPE_CHECKING:
     from marketd.store.contract import StoreStats
     from marketd.store.embedded import EmbeddedStoreConfig
@@ -19,7 +21,6 @@ __all__ = ["store"]
 _DATA_DIR = click.option(
     "--data-dir", type=click.Path(path_type=Path), help="Where history is kept.  [default: as in the configuration]"
 )
-_CONFIG = click.option("--config", "config_path", type=click.Path(path_type=Path), help="YAML file of the server.")
 
 
 @click.group()
@@ -29,7 +30,7 @@ def store() -> None:
 
 @store.command()
 @_DATA_DIR
-@_CONFIG
+@config_option
 def stats(data_dir: Path | None, config_path: Path | None) -> None:
     """Say what is in the data directory. May be asked while the server runs."""
     from marketd.store.embedded import describe
@@ -48,7 +49,7 @@ def stats(data_dir: Path | None, config_path: Path | None) -> None:
 
 @store.command()
 @_DATA_DIR
-@_CONFIG
+@config_option
 def verify(data_dir: Path | None, config_path: Path | None) -> None:
     """Read every byte and compare it with its checksum. May be asked while the server runs.
 
@@ -68,7 +69,7 @@ def verify(data_dir: Path | None, config_path: Path | None) -> None:
 
 @store.command()
 @_DATA_DIR
-@_CONFIG
+@config_option
 def compact(data_dir: Path | None, config_path: Path | None) -> None:
     """Seal and merge everything now, instead of when the server finds it worthwhile.
 

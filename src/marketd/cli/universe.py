@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from marketd.cli.given import config_option, time_ns
+from marketd.cli.tables import table_lines
+
 if TYPE_CHECKING:
     from marketd.collect.universe import UniverseChanges
     from marketd.config import Config
@@ -24,11 +27,6 @@ def _config_of(path: Path | None) -> Config:
     return load_config(path)
 
 
-_config_option = click.option(
-    "--config", "config_path", type=click.Path(path_type=Path), help="YAML file that says where records are kept."
-)
-
-
 @click.group()
 def universe() -> None:
     """The instruments, their names over time and their tiers."""
@@ -37,7 +35,7 @@ def universe() -> None:
 @universe.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--dry-run", is_flag=True, help="Only show what would change.")
-@_config_option
+@config_option
 def load(file: Path, config_path: Path | None, *, dry_run: bool) -> None:
     """Make a CSV file the universe; the state before stays readable.
 
@@ -85,7 +83,7 @@ def _show_changes(found: UniverseChanges) -> None:
 @click.option("--exchange", help="Only of this exchange (MIC or venue).")
 @click.option("--versions", is_flag=True, help="The versions instead of the instruments.")
 @click.option("--json", "as_json", is_flag=True, help="As a JSON array.")
-@_config_option
+@config_option
 def list_(tier: str | None, exchange: str | None, config_path: Path | None, *, versions: bool, as_json: bool) -> None:
     """The present universe, by symbol."""
     from marketd.app.stores import open_records
@@ -147,11 +145,8 @@ def _show_table(rows: Sequence[dict[str, Any]]) -> None:
     if not rows:
         click.echo("none")
         return
-    head = list(rows[0])
-    table = [head, *([_cell(value) for value in row.values()] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    for row in table:
-        click.echo("  ".join(map(str.ljust, row, widths)).rstrip())
+    for line in table_lines(list(rows[0]), [[_cell(value) for value in row.values()] for row in rows]):
+        click.echo(line)
 
 
 def _cell(value: Any) -> str:
@@ -170,22 +165,17 @@ def _cell(value: Any) -> str:
 @click.option(
     "--out", required=True, type=click.Path(path_type=Path, allow_dash=True), help="CSV to write, - for stdout."
 )
-@_config_option
+@config_option
 def snapshot(version: int | None, as_of: str | None, out: Path, config_path: Path | None) -> None:
     """Write a state of the universe as a file that `load` reads, and say how it differs from the one before."""
     from marketd.app.stores import open_records
     from marketd.collect.universe import changes, universe_csv
     from marketd.errors import InvalidInput
-    from marketd.model import format_ns, parse_ns
+    from marketd.model import format_ns
 
     if version is not None and as_of is not None:
         raise click.UsageError("--version and --as-of exclude one another")
-    as_of_ns = None
-    if as_of is not None:
-        try:
-            as_of_ns = parse_ns(as_of)
-        except ValueError as error:
-            raise InvalidInput("--as-of", as_of, "a date or an RFC 3339 time with its UTC offset") from error
+    as_of_ns = None if as_of is None else time_ns("--as-of", as_of)
     with open_records(_config_of(config_path)) as records:
         known = [v for v in records.universe_versions() if as_of_ns is None or v.as_of_ns <= as_of_ns]
         number = len(known) if version is None else version

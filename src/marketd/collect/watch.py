@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from marketd.model import AnsweredSpan, Interval
+from marketd.sources.contract import Subscriptions
 from marketd.store.contract import Presence
 
 __all__ = ["StreamWatch", "WatchedSource", "present_in_any"]
@@ -23,14 +24,11 @@ _MINUTES_BEHIND_MAX = 60
 
 
 class WatchedSource(msgspec.Struct, frozen=True, kw_only=True):
-    """A live source now. covered_from_ns: since when its stream is unbroken, None while it is down.
-
-    symbols: what it is subscribed to.
-    """
+    """A live source now. covered_from_ns: since when its stream is unbroken, None while it is down."""
 
     name: str
     covered_from_ns: int | None
-    symbols: tuple[str, ...]
+    wanted: Subscriptions
 
 
 class StreamWatch:
@@ -41,13 +39,13 @@ class StreamWatch:
 
     def __init__(self, presence: Callable[[int, Sequence[str]], npt.NDArray[np.bool_]]) -> None:
         self._presence = presence
-        self._subscribed_ns: dict[tuple[str, str], int] = {}
+        self._subscribed_ns: dict[str, tuple[int, dict[str, int]]] = {}
+        """By source: the version of its subscriptions, and since when each symbol is among them."""
         self._open: dict[str, list[tuple[int, int]]] = {}
         self._next_ns: int | None = None
 
     def observe(self, sources: Iterable[WatchedSource], now_ns: int) -> None:
         """Note the state of the sources; at least a few times a minute, and at once when one changes."""
-        seen: set[tuple[str, str]] = set()
         for source in sources:
             spans = self._open.setdefault(source.name, [])
             if source.covered_from_ns is not None:
@@ -55,11 +53,10 @@ class StreamWatch:
                     spans[-1] = (source.covered_from_ns, now_ns)
                 else:
                     spans.append((source.covered_from_ns, now_ns))
-            for symbol in source.symbols:
-                seen.add((source.name, symbol))
-                self._subscribed_ns.setdefault((source.name, symbol), now_ns)
-        for gone in self._subscribed_ns.keys() - seen:
-            del self._subscribed_ns[gone]
+            version, since = self._subscribed_ns.get(source.name, (None, {}))
+            if version != source.wanted.version:
+                since = {symbol: since.get(symbol, now_ns) for symbol in source.wanted.symbols}
+                self._subscribed_ns[source.name] = source.wanted.version, since
         if self._next_ns is None:
             self._next_ns = _MINUTE.ceil(now_ns)
 
@@ -101,8 +98,10 @@ class StreamWatch:
         }
         watched = [
             (name, symbol)
-            for (name, symbol), since_ns in self._subscribed_ns.items()
-            if name in watching and since_ns <= minute_ns
+            for name, (_, since) in self._subscribed_ns.items()
+            if name in watching
+            for symbol, since_ns in since.items()
+            if since_ns <= minute_ns
         ]
         if not watched:
             return []

@@ -278,7 +278,9 @@ class HistoryService:
         found: list[Disagreement] = []
         for rolled in reading.rolled(side):
             own = self._store.read(symbol, interval, rolled.start_ns, rolled.end_ns, side=side, prefer=self._prefer)
-            _, of_own, of_rolled = np.intersect1d(starts_of(own), starts_of(rolled.table), assume_unique=True, return_indices=True)
+            _, of_own, of_rolled = np.intersect1d(
+                starts_of(own), starts_of(rolled.table), assume_unique=True, return_indices=True
+            )
             compared += len(of_own)
             mine, parts = own.take(of_own), rolled.table.take(of_rolled)
             differs = {
@@ -871,7 +873,9 @@ _LEAST_SETTLED_FIRST = pa.array(["withdrawn", "live", "provisional", "backfill",
 
 def _mids(bids: _Part, asks: _Part) -> _Part:
     """Averages of the rows of both that start together. status: of the one that is less settled."""
-    _, of_bid, of_ask = np.intersect1d(starts_of(bids.table), starts_of(asks.table), assume_unique=True, return_indices=True)
+    _, of_bid, of_ask = np.intersect1d(
+        starts_of(bids.table), starts_of(asks.table), assume_unique=True, return_indices=True
+    )
     bid, ask = bids.table.take(of_bid), asks.table.take(of_ask)
     n = bid.num_rows
 

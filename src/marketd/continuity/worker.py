@@ -35,7 +35,7 @@ from marketd.continuity.plan import (
 from marketd.continuity.queue import BackfillQueue
 from marketd.errors import InvalidInput, MarketDataError, SourceError, SourceRejected, SourceUnavailable, StoreError
 from marketd.ingest.history import KeepBars
-from marketd.model import AnsweredSpan, BackfillJob, Cursor, Interval
+from marketd.model import AnsweredSpan, BackfillJob, Cursor, Interval, starts_of
 from marketd.model.time import NS_PER_S
 from marketd.sources.contract import BarHistory
 from marketd.sources.http import RateLimit

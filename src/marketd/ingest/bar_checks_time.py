@@ -171,7 +171,8 @@ def _outside(ts: Ints, width: Ints, spans: Ints, after_close_ns: int) -> Bools:
         return np.ones(len(ts), bool)
     last = np.searchsorted(spans[:, 0], ts + width, "left") - 1
     grace = np.where(width < after_close_ns, after_close_ns, 0)
-    return (last < 0) | (spans[np.maximum(last, 0), 1] + grace <= ts)
+    outside: Bools = (last < 0) | (spans[np.maximum(last, 0), 1] + grace <= ts)
+    return outside
 
 
 def _check_hours(rows: Rows, found: Findings, which: npt.NDArray[np.intp], spans: Ints, after_close_ns: int) -> None:

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from marketd.errors import InvalidInput
-from marketd.model import INTERVALS
+from marketd.model import INTERVALS, starts_of
 
 __all__ = ["NOTES", "REASONS", "BarNote", "Findings", "Rows", "Series", "has_level", "may_be_negative", "series_of"]
 
@@ -113,8 +113,8 @@ class Rows:
         columns["timed"] = stamps.is_valid().to_numpy(zero_copy_only=False)
         columns["ts"], columns["beyond"] = _nanoseconds(stamps)
         columns["volume_told"] = bars["volume"].combine_chunks().is_valid().to_numpy(zero_copy_only=False)
-        withdrawn = pc.equal(bars["status"], pa.scalar("withdrawn")).combine_chunks().fill_null(False)
-        columns["withdrawn"] = withdrawn.to_numpy(zero_copy_only=False)
+        withdrawn: Any = pc.equal(bars["status"], pa.scalar("withdrawn"))
+        columns["withdrawn"] = withdrawn.combine_chunks().fill_null(False).to_numpy(zero_copy_only=False)
         series, names = _grouped(bars)
         widths, offsets = _grid([interval for _, interval, _ in names])
         columns |= {"names": names, "width": widths[series], "offset": offsets[series]}
@@ -145,7 +145,7 @@ def _grouped(bars: pa.Table) -> tuple[npt.NDArray[np.intp], list[tuple[str, str,
     code = np.zeros(bars.num_rows, np.int64)
     words: list[list[str]] = []
     for name in ("provider", "side", "interval", "symbol"):
-        encoded = pc.dictionary_encode(bars[name].combine_chunks().fill_null(""))
+        encoded: Any = pc.dictionary_encode(bars[name].combine_chunks().fill_null(""))
         words.append(encoded.dictionary.to_pylist())
         code = code * max(1, len(words[-1])) + encoded.indices.to_numpy()
     present, series = np.unique(code, return_inverse=True)
@@ -177,7 +177,8 @@ class Findings:
 
     @property
     def good(self) -> Bools:
-        return self.reasons == 0
+        good: Bools = self.reasons == 0
+        return good
 
     def refuse(self, which: Bools, reason: str) -> None:
         """which: a mask over all rows."""

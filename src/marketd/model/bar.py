@@ -72,4 +72,4 @@ BAR_SCHEMA: pa.Schema = pa.schema(_COLUMNS)
 
 def starts_of(bars: pa.Table) -> npt.NDArray[np.int64]:
     """The column `ts`, nanoseconds UTC."""
-    return np.asarray(bars["ts"].cast(pa.int64()).to_numpy(), np.int64)
+    return bars["ts"].to_numpy().astype(np.int64)

@@ -50,7 +50,8 @@ class Interval:
         """The starts of all bars with start_ns <= ts < end_ns, ascending."""
         first_ns = self.ceil(start_ns)
         # numpy.arange with a step counts in doubles, and can lose the last one
-        found: npt.NDArray[np.int64] = first_ns + self.ns * np.arange(-(-(end_ns - first_ns) // self.ns), dtype=np.int64)
+        count = -(-(end_ns - first_ns) // self.ns)
+        found: npt.NDArray[np.int64] = first_ns + self.ns * np.arange(count, dtype=np.int64)
         return found
 
     @staticmethod

@@ -8,7 +8,7 @@ Beside it, the checks of what a reader asks for.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from marketd.errors import InvalidInput
 from marketd.model import BAR_SCHEMA, INTERVALS, BarStatus, Interval, Side
 
-__all__ = ["PRESENCE_BITS_MAX", "checked_batch", "checked_columns", "checked_range", "presence_slots"]
+__all__ = ["PRESENCE_BITS_MAX", "checked_batch", "checked_columns", "checked_range", "one_word", "presence_slots"]
 
 PRESENCE_BITS_MAX = 2**33
 """The most that one `presence` answers: a gigabyte."""
@@ -47,12 +47,13 @@ def checked_batch(bars: pa.Table) -> pa.Table:
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError) as error:
             raise InvalidInput("bars", str(error), "columns of the types in BAR_SCHEMA") from error
     for name, allowed in _WORDS.items():
-        for word in bars.column(name).unique().to_pylist():
+        only = one_word(bars.column(name))
+        for word in bars.column(name).unique().to_pylist() if only is None else [only]:
             if word not in allowed:
                 raise InvalidInput(name, word, f"one of {', '.join(allowed)}")
     # in numpy: making an Arrow scalar to compare with costs more than all of this
     for name in ("symbol", "provider"):
-        if (pc.binary_length(bars.column(name)).to_numpy() == 0).any():
+        if not one_word(bars.column(name)) and (pc.binary_length(bars.column(name)).to_numpy() == 0).any():
             raise InvalidInput(name, "", "a name that is not empty")
     for name in ("open", "high", "low", "close"):
         prices = bars.column(name).to_numpy()
@@ -62,6 +63,23 @@ def checked_batch(bars: pa.Table) -> pa.Table:
     if (trades < 0).any():
         raise InvalidInput("trades", int(trades.min()), "a count, 0 or more, or null")
     return bars
+
+
+def one_word(strings: Any) -> str | None:
+    """The string that all of a column's are, None if they differ (or that is not cheap to tell)."""
+    if isinstance(strings, pa.ChunkedArray):
+        if strings.num_chunks != 1:
+            return None
+        strings = strings.chunk(0)
+    if not pa.types.is_string(strings.type) or not len(strings) or strings.null_count:
+        return None
+    _, ends, data = strings.buffers()
+    edges = np.frombuffer(ends, np.int32)[strings.offset : strings.offset + len(strings) + 1]
+    begin, length, end = int(edges[0]), int(edges[1] - edges[0]), int(edges[-1])
+    if length == 0 or length * len(strings) != end - begin or (np.diff(edges) != length).any():
+        return None
+    content: bytes = data.slice(begin, end - begin).to_pybytes()
+    return content[:length].decode() if content == content[:length] * len(strings) else None
 
 
 def checked_range(start_ns: int, end_ns: int, side: str, limit: int | None, as_of_ns: int | None) -> tuple[int, int]:

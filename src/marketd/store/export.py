@@ -19,7 +19,7 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
 from marketd.errors import InvalidInput, StoreError
-from marketd.model import BAR_SCHEMA, Interval
+from marketd.model import BAR_SCHEMA, Interval, starts_of
 from marketd.store.batch import SIDES
 from marketd.store.contract import BarStore
 from marketd.store.embedded.durable import sync_folder

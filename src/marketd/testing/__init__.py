@@ -10,6 +10,7 @@ from marketd.testing.manual_clock import ManualClock
 
 if TYPE_CHECKING:
     from marketd.testing.records_conformance import RecordsConformance, observation_table
+    from marketd.testing.scripted_history import ScriptedHistory
     from marketd.testing.scripted_source import ScriptedSource
     from marketd.testing.source_conformance import SourceConformance, SourceHarness
     from marketd.testing.store_conformance import StoreConformance, bar_table
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ManualClock",
     "RecordsConformance",
+    "ScriptedHistory",
     "ScriptedSource",
     "SourceConformance",
     "SourceHarness",
@@ -29,6 +31,7 @@ __all__ = [
 
 _MODULE_OF = {
     "RecordsConformance": "records_conformance",
+    "ScriptedHistory": "scripted_history",
     "ScriptedSource": "scripted_source",
     "SourceConformance": "source_conformance",
     "SourceHarness": "source_conformance",

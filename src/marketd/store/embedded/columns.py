@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from marketd.errors import InvalidInput
 from marketd.model import BAR_SCHEMA, INTERVALS
-from marketd.store.batch import SIDES, STATUSES
+from marketd.store.batch import SIDES, STATUSES, one_word
 
 __all__ = [
     "DICTIONARY_SCHEMA",
@@ -212,6 +212,9 @@ class _NameTable:
         last = self._last
         if last is not None and len(last[0]) == len(array) and last[0].equals(array):
             return last[1]  # live batches name the same symbols minute after minute
+        word = one_word(array)
+        if word is not None:
+            return np.full(len(array), self.add([word])[0])
         if len(array) > 4 * len(self.names):
             return self.encode(array.dictionary_encode())
         found = pc.index_in(array, value_set=self._names_array())
@@ -391,6 +394,9 @@ def _positions(array: Any, words: Any) -> I64:
     """Of each word, its position in `words`, where all of them are."""
     if pa.types.is_dictionary(array.type):
         return _int64(_positions(array.dictionary, words)[array.indices.to_numpy()])
+    word = one_word(array)
+    if word is not None:
+        return np.full(len(array), words.index(word).as_py())
     return _int64(pc.index_in(array, value_set=words).to_numpy().astype(np.int64))
 
 

@@ -10,7 +10,8 @@ __all__ = ["EmbeddedStoreConfig"]
 
 
 class EmbeddedStoreConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """seal_rows: rows kept in memory and log before they are sealed; four times as many are held when that lags.
+    """seal_rows: most rows kept in memory and log before they are sealed; twice as many are held when that lags.
+    seal_rows_idle: from so many on they are sealed as soon as nothing was appended for a quarter of a second.
     log_bytes_max: the same limit for the size of the log file, which bounds the time of a restart.
     row_group_rows: least rows of a Parquet row group, which also ends with a symbol. file_rows: most rows of a file.
     footers_cached: Parquet footers kept in memory. rows_cached: decoded rows of sealed files kept in memory.
@@ -22,7 +23,8 @@ class EmbeddedStoreConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
     retire_after_s: how long a file that was merged into another stays, for programs that still read it.
     """
 
-    seal_rows: int = 262_144
+    seal_rows: int = 4_194_304
+    seal_rows_idle: int = 262_144
     log_bytes_max: int = 512 * 2**20
     row_group_rows: int = 16_384
     file_rows: int = 16_777_216
@@ -38,6 +40,7 @@ class EmbeddedStoreConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
     def __post_init__(self) -> None:
         for field, least, most in (
             ("seal_rows", 1, 10_000_000),
+            ("seal_rows_idle", 1, 10_000_000),
             ("log_bytes_max", 4_096, 2**32),
             ("row_group_rows", 1, 1_048_576),
             ("file_rows", 1, 2**31),

@@ -7,6 +7,7 @@ a second set, mostly empty, says where some key's last version is a withdrawal: 
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -119,6 +120,18 @@ class Blocks:
         return found
 
 
+def _by_place(place: I64) -> list[Any]:
+    """The rows of each place. Most often all are of one."""
+    if (place == place[0]).all():
+        return [slice(None)]
+    changes = np.flatnonzero(np.diff(place)) + 1
+    if (np.diff(place) >= 0).all():
+        edges = [0, *changes.tolist(), len(place)]
+        return [slice(start, stop) for start, stop in pairwise(edges)]
+    order = np.argsort(place, kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(place[order])) + 1)
+
+
 def _scatter(count: int, lines: I64, slots: I64) -> Bits:
     bits = np.zeros((count, BLOCK_BYTES), np.uint8)
     starts, byte, value = _gathered(lines, slots)
@@ -153,6 +166,26 @@ class HotCoverage:
             if marked == kind and symbol < len(matrix)
         )
 
+    def known(self, rows: Columns) -> Mask:
+        """Of each row, whether there can be one of its symbol, interval, side and ts."""
+        known = np.zeros(len(rows), np.bool_)
+        if not len(rows) or not self.bits:
+            return known
+        group = rows.group
+        if (group == group[0]).all() and not self.has(int(group[0]) >> 7, int(group[0]) & 127):
+            return known  # history of a symbol that is new here
+        slots = _slots(rows)
+        symbol, kind, block = rows.symbol, rows.kind, slots // BLOCK_SLOTS
+        byte, bit = slots % BLOCK_SLOTS // 8, (slots % 8).astype(np.uint8)
+        for part in _by_place(kind + (block << 8)):
+            matrix = self.bits.get((int(kind[part][0]), int(block[part][0])))
+            if matrix is not None:
+                at = symbol[part]
+                inside = at < len(matrix)
+                held = matrix[np.where(inside, at, 0), byte[part]] >> bit[part]
+                known[part] = inside & (held & 1).astype(np.bool_)
+        return known
+
     def mark(self, rows: Columns) -> None:
         """Set the bits of rows that are in the order `by_version`."""
         self._set(self.bits, rows)
@@ -167,14 +200,7 @@ class HotCoverage:
         starts, byte, value = _gathered(_block_keys(rows.group, slots // BLOCK_SLOTS), slots)
         symbol, kind, block = rows.symbol[starts], rows.kind[starts], slots[starts] // BLOCK_SLOTS
         one_provider = bool((rows.provider == rows.provider[0]).all())
-        place = kind + (block << 8)
-        if (place == place[0]).all():
-            parts: list[Any] = [slice(None)]
-        else:
-            order = np.argsort(place, kind="stable")
-            cuts = np.flatnonzero(np.diff(place[order])) + 1
-            parts = np.split(order, cuts)
-        for part in parts:
+        for part in _by_place(kind + (block << 8)):
             at, byte_at = symbol[part], byte[part]
             matrix = self._matrix(matrices, int(kind[part][0]), int(block[part][0]), int(at.max()))
             if one_provider:  # then no byte occurs twice

@@ -55,7 +55,7 @@ _SEALED_NAME = re.compile(r"(day|month|year)-(part-\d{6,}|\d{6,}-\d{3,})\.(parqu
 _BATCH_ROWS_MAX = 4_194_304
 _SYMBOLS_READ_SINGLY = 64
 _SCAN_THREADS = 2
-_FROZEN_MAX = 3
+_IDLE_NS = 250_000_000
 
 
 class _State(NamedTuple):
@@ -130,6 +130,7 @@ class EmbeddedStore:
         self._waiting: deque[_Ticket] = deque()
         self._frozen: tuple[Segment, ...] = ()
         self._seals: dict[int, Future[None]] = {}
+        self._appended_ns = clock.monotonic_ns()
         self._closed = False
         self._lock_fd = _take_directory(data_dir)
         try:
@@ -149,7 +150,7 @@ class EmbeddedStore:
         if self._frozen:
             self._begin_sealing(self._frozen[-1].number)
         if config.compact_every_s is not None:
-            self._compactor = Compactor(self._compact_what_is_due, config.compact_every_s, str(data_dir))
+            self._compactor = Compactor(self._look_after, config.compact_every_s, str(data_dir))
             self._compactor.start()
 
     # -- opening ----------------------------------------------------------------------------------------------
@@ -251,6 +252,7 @@ class EmbeddedStore:
         batch = Columns.concat(parts)
         owner = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
         self._make_room()
+        self._appended_ns = self._clock.monotonic_ns()
         versions, rows = self._new_versions(batch)
         if len(versions):
             self._active.reserve(len(versions))
@@ -425,20 +427,20 @@ class EmbeddedStore:
         with self._commit_lock:
             self._check_open()
             if len(self._active):
-                self._finish_sealing(leave=_FROZEN_MAX - 1)
+                self._finish_sealing()
                 self._rotate()
             self._finish_sealing()
 
     def _make_room(self) -> None:
         segment, today = self._active, self._clock.time_ns() // _NS_PER_DAY
+        idle_ns = self._clock.monotonic_ns() - self._appended_ns
         if not len(segment):
             segment.day = today
-            return
-        if len(segment) >= self._config.seal_rows or segment.log.size >= self._config.log_bytes_max:
-            self._finish_sealing(leave=_FROZEN_MAX - 1)
+        elif len(segment) >= self._config.seal_rows or segment.log.size >= self._config.log_bytes_max:
+            self._finish_sealing()
             self._rotate()
-        elif segment.day < today:
-            if self._frozen:  # the day can wait for the seals before it, which are begun again if they failed
+        elif segment.day < today or (len(segment) >= self._config.seal_rows_idle and idle_ns >= _IDLE_NS):
+            if self._frozen:  # it can wait for the seals before it, which are begun again if they failed
                 self._begin_sealing(self._frozen[-1].number)
             else:
                 self._rotate()
@@ -458,11 +460,11 @@ class EmbeddedStore:
             self._seals[number] = self._sealer.submit(self._seal_up_to, number)
         return self._seals[number]
 
-    def _finish_sealing(self, leave: int = 0) -> None:
-        """Wait until no more than `leave` segments are unsealed; what failed is tried once more. Raises StoreError."""
-        while len(frozen := self._frozen) > leave:
+    def _finish_sealing(self) -> None:
+        """Wait until what was begun to be sealed is; what failed is tried once more. Raises StoreError."""
+        while frozen := self._frozen:
             try:
-                self._begin_sealing(frozen[-1 - leave].number).result()
+                self._begin_sealing(frozen[-1].number).result()
             except (OSError, pa.ArrowException) as error:
                 raise StoreError(str(self._root / "bars"), f"cannot seal: {error}") from error
 
@@ -512,6 +514,13 @@ class EmbeddedStore:
             jobs += 1
         self._remove_retired(at_once=self._config.retire_after_s == 0)
         return jobs
+
+    def _look_after(self) -> None:
+        """What the background thread does every so often."""
+        with self._commit_lock:
+            self._check_open()
+            self._make_room()
+        self._compact_what_is_due()
 
     def _compact_what_is_due(self) -> None:
         while self._compact_once(lambda _done, _all: None, everything=False):

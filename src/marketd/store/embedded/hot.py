@@ -21,6 +21,7 @@ __all__ = ["KeyIndex", "Segment", "between"]
 
 _STRETCH = 8_192
 _RUN = 131_072
+_FEW = 65_536
 
 
 class KeyIndex:
@@ -103,7 +104,8 @@ def _same_keys(columns: Columns, rows: npt.NDArray[Any], others: Columns, at: I6
 class Segment:
     """The rows of one log file. number: the log's. day: UTC day the log was begun, days since 1970.
 
-    rows: how many are expected; memory is taken as they come, but more than these cost a copy.
+    rows: how many there may be. Once there are many, room for all is reserved: memory is taken as they come, in huge
+    pages, which for a few would be waste.
     """
 
     def __init__(self, number: int, log: Log, day: int, rows: int) -> None:
@@ -111,8 +113,10 @@ class Segment:
         self.log = log
         self.day = day
         self.coverage = HotCoverage()
-        self._rows = Columns.empty(rows)
-        self._index = KeyIndex(rows)
+        self._most = rows
+        self._rows = Columns.empty(min(rows, _FEW))
+        self._index: KeyIndex | None = None
+        self._unindexed: list[tuple[int, int]] = []
         self._count = 0
         self._ts_min = np.full(rows // _STRETCH + 2, np.iinfo(np.int64).max)
         self._ts_max = np.full(rows // _STRETCH + 2, np.iinfo(np.int64).min)
@@ -129,8 +133,22 @@ class Segment:
         return self._rows.take(slice(0, count))
 
     def find(self, keys: Columns) -> I64:
-        """The row of the last version of each key, -1 where there is none."""
-        return self._index.find(self._rows, keys)
+        """The row of the last version of each key, -1 where there is none. For the thread that appends.
+
+        The index is made when a bar comes again: most never do.
+        """
+        found = np.full(len(keys), -1, np.int64)
+        again = np.flatnonzero(self.coverage.known(keys))
+        if not len(again):
+            return found
+        if self._index is None:
+            self._index = KeyIndex(max(_FEW, 2 * self._count))
+        for start, stop in self._unindexed:
+            versions = self._rows.take(slice(start, stop))
+            self._index.put(self._rows, start + np.flatnonzero(versions.last_of_key()))
+        self._unindexed.clear()
+        found[again] = self._index.find(self._rows, keys if len(again) == len(keys) else keys.take(again))
+        return found
 
     def take(self, rows: npt.NDArray[np.int64]) -> Columns:
         return self._rows.take(rows)
@@ -139,7 +157,7 @@ class Segment:
         """Make room, so that `append` cannot fail after the log was written."""
         needed = self._count + rows
         if needed > len(self._rows):
-            grown = Columns.empty(max(needed, 2 * len(self._rows)))
+            grown = Columns.empty(max(self._most, needed + needed // 4))
             grown.put(slice(0, self._count), self.view)
             self._rows = grown
         stretches = needed // _STRETCH + 1
@@ -153,7 +171,7 @@ class Segment:
         self.reserve(len(versions))
         start, stop = self._count, self._count + len(versions)
         self._rows.put(slice(start, stop), versions)
-        self._index.put(self._rows, start + np.flatnonzero(versions.last_of_key()))
+        self._unindexed.append((start, stop))
         for stretch in range(start // _STRETCH, (stop - 1) // _STRETCH + 1):
             ts = self._rows.ts[max(start, stretch * _STRETCH) : min(stop, (stretch + 1) * _STRETCH)]
             self._ts_min[stretch] = min(int(self._ts_min[stretch]), int(ts.min()))

@@ -9,9 +9,10 @@ with a whole frame behind it is not the work of a crash and is never passed over
     file   = frame whose payload is JSON: format (2), created_ns, and the words that numbers stand for:
              intervals, sides, statuses
              then frames of rows
-    rows   = length of the JSON u32 · JSON: rows, and the symbols and providers that occur for the first time in this
-             file, which number themselves from 0 · zeros up to a multiple of 8 · then by column, in the order of
-             `_LAYOUT`, its values
+    rows   = length of the JSON u32 · JSON: rows; the symbols and providers that occur for the first time in this file,
+             which number themselves from 0; same: columns of which every value is the same, and that value; scaled:
+             columns that are written as i32, of which each value is that whole number divided by the scale · zeros up
+             to a multiple of 8 · then by column, in the order of `_LAYOUT` and but for the same ones, its values
 
 The offset in the header's checksum keeps bytes of one place from passing for a frame in another.
 """
@@ -64,7 +65,9 @@ _LAYOUT: tuple[tuple[str, str], ...] = (
 )
 """Column and type. trades: the least int64 for null. volume, vwap: NaN for null."""
 
-_ROW_BYTES = sum(np.dtype(kind).itemsize for _, kind in _LAYOUT)
+_SCALES = (1, 100, 10_000, 100_000)
+_SAMPLE = 16
+_MAYBE_SAME = ("ts", "as_of", "symbol", "provider", "interval", "side", "status")
 _ROWS_AT_ONCE = 8_192
 
 
@@ -78,6 +81,8 @@ class _Head(msgspec.Struct, frozen=True, kw_only=True):
 
 class _Rows(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     rows: int
+    same: dict[str, int] = {}
+    scaled: dict[str, int] = {}
     symbols: tuple[str, ...] = ()
     providers: tuple[str, ...] = ()
 
@@ -189,7 +194,7 @@ class Log:
         translated |= {"symbol": np.array(symbols, np.int64), "provider": np.array(providers, np.int64)}
         parts: list[Columns] = []
         for described, start in rows:
-            parts.append(_decoded(data, described.rows, start, translated))
+            parts.append(_decoded(data, described, start, translated))
             if sum(map(len, parts)) >= _ROWS_AT_ONCE:
                 yield _ordered(parts)
                 parts = []
@@ -200,12 +205,15 @@ class Log:
         """Write one frame and return when it is durable. Raises StoreError; the log is then as it was before."""
         symbols, new_symbols = self._symbols.encode(rows.symbol)
         providers, new_providers = self._providers.encode(rows.provider)
+        columns = _columns_of(rows, symbols, providers)
         described = _Rows(
             rows=len(rows),
+            same={name: int(columns[name][0]) for name in _MAYBE_SAME if (columns[name] == columns[name][0]).all()},
+            scaled=_scaled(columns),
             symbols=tuple(names.symbols.names[code] for code in new_symbols.tolist()),
             providers=tuple(names.providers.names[code] for code in new_providers.tolist()),
         )
-        frame = self._filled_frame(msgspec.json.encode(described), rows, symbols, providers)
+        frame = self._filled_frame(described, columns)
         try:
             if not self._tail_is_clean:
                 os.ftruncate(self._fd, self.size)
@@ -226,30 +234,23 @@ class Log:
         self._symbols.add(new_symbols)
         self._providers.add(new_providers)
 
-    def _filled_frame(self, text: bytes, rows: Columns, symbols: I64, providers: I64) -> memoryview:
+    def _filled_frame(self, described: _Rows, columns: dict[str, Any]) -> memoryview:
         """The frame of these rows, in the one buffer that is used again: fresh memory costs more than filling it."""
-        columns: dict[str, Any] = {
-            "ts": rows.ts,
-            "as_of": rows.as_of,
-            "trades": rows.ints[3],
-            "symbol": symbols,
-            "provider": providers,
-            "interval": rows.interval,
-            "side": rows.side,
-            "status": rows.status,
-        }
-        columns |= {name: rows.floats[position] for position, (name, _) in enumerate(_LAYOUT[3:9])}
+        text = msgspec.json.encode(described)
+        written = [
+            (name, "<i4" if name in described.scaled else kind) for name, kind in _LAYOUT if name not in described.same
+        ]
         begin = _LENGTH.pack(len(text)) + text
         begin += b"\0" * (-len(begin) % 8)
-        length = len(begin) + len(rows) * _ROW_BYTES
+        length = len(begin) + described.rows * sum(np.dtype(kind).itemsize for _, kind in written)
         length += -length % 8
         if len(self._buffer) < _HEADER_BYTES + length:
             self._buffer = bytearray(_HEADER_BYTES + length + length // 8)
         view = memoryview(self._buffer)[: _HEADER_BYTES + length]
         view[_HEADER_BYTES : _HEADER_BYTES + len(begin)] = begin
         place = _HEADER_BYTES + len(begin)
-        for name, kind in _LAYOUT:
-            column = np.frombuffer(self._buffer, kind, len(rows), place)
+        for name, kind in written:
+            column = np.frombuffer(self._buffer, kind, described.rows, place)
             column[:] = columns[name]
             place += column.nbytes
         view[place:] = bytes(len(view) - place)
@@ -323,12 +324,61 @@ def _rows_of(data: Any, start: int) -> tuple[_Rows, int]:
     return described, start + length + -(_LENGTH.size + length) % 8
 
 
-def _decoded(data: Any, count: int, start: int, translated: dict[str, Any]) -> Columns:
+def _columns_of(rows: Columns, symbols: I64, providers: I64) -> dict[str, Any]:
+    columns: dict[str, Any] = {
+        "ts": rows.ts,
+        "as_of": rows.as_of,
+        "trades": rows.ints[3],
+        "symbol": symbols,
+        "provider": providers,
+        "interval": rows.interval,
+        "side": rows.side,
+        "status": rows.status,
+    }
+    return columns | {name: rows.floats[position] for position, (name, _) in enumerate(_LAYOUT[3:9])}
+
+
+def _scaled(columns: dict[str, Any]) -> dict[str, int]:
+    """Replaces prices and volumes by whole numbers where dividing these gives them back to the bit; by what to divide.
+
+    Most are so many cents or shares, and what is written is what an append waits for.
+    """
+    found = {}
+    for name, _ in _LAYOUT[3:9]:
+        values = columns[name]
+        for scale in _SCALES:
+            if _whole(values[:_SAMPLE], scale) is None:
+                continue
+            whole = _whole(values, scale)
+            if whole is not None:
+                columns[name] = whole
+                found[name] = scale
+            break
+    return found
+
+
+def _whole(values: Any, scale: int) -> Any:
+    scaled = values * scale
+    if not (np.abs(scaled) < 2**31 - 1).all():  # neither what is absent
+        return None
+    whole = np.rint(scaled).astype(np.int32)
+    same = ((whole / scale).view(np.int64) == values.view(np.int64)).all()
+    return whole if same else None
+
+
+def _decoded(data: Any, described: _Rows, start: int, translated: dict[str, Any]) -> Columns:
+    count = described.rows
     rows = Columns.empty(count)
     columns: dict[str, Any] = {}
     for name, kind in _LAYOUT:
-        columns[name] = np.frombuffer(data, kind, count, start)
-        start += columns[name].nbytes
+        if name in described.same:
+            columns[name] = np.broadcast_to(np.array(described.same[name], kind), count)
+        elif name in described.scaled:
+            columns[name] = np.frombuffer(data, "<i4", count, start) / described.scaled[name]
+            start += 4 * count
+        else:
+            columns[name] = np.frombuffer(data, kind, count, start)
+            start += columns[name].nbytes
     word = {name: codes[columns[name]] for name, codes in translated.items()}
     groups = Names.groups(word["symbol"], Names.kinds(word["interval"], word["side"]))
     rows.ints[0] = Names.series(groups, word["provider"])
