@@ -81,7 +81,7 @@ class Lab:
         if parameters.get("end") == "kill" and done.returncode == -9:
             return {}
         if done.returncode:
-            raise RuntimeError(f"{engine} {job}: {done.stderr.strip()[-800:]}")
+            raise RuntimeError(f"{engine} {job} ended with {done.returncode}: {done.stderr.strip()[-800:]}")
         return json.loads(done.stdout.splitlines()[-1])
 
     @contextmanager
@@ -790,9 +790,9 @@ def main() -> None:
             bars = [vars(bar) for bar in section.bars]
             results[name] = {"title": section.title, "bars": bars, "load": load, "runs": section.raw}
             print(report(name.upper(), section), flush=True)
-        results["built"] = lab.built
-    args.json.parent.mkdir(parents=True, exist_ok=True)
-    args.json.write_text(json.dumps({"machine": facts, "settings": vars(settings), "results": results}, indent=1))
+            told = {"machine": facts, "settings": vars(settings), "results": results, "built": lab.built}
+            args.json.parent.mkdir(parents=True, exist_ok=True)
+            args.json.write_text(json.dumps(told, indent=1))
     say(f"every run: {args.json}")
 
 

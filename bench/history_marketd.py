@@ -131,17 +131,20 @@ def settle(folder: Path, *, now_ns: int) -> dict:
 def read(folder: Path, *, now_ns: int, numbers: list[int], warm_up: int, as_of_ns: int | None = None) -> dict:
     """Whole series, of another symbol each time."""
     with _open(folder, now_ns) as (store, _):
-        times, tables = timed_each(
-            lambda number: store.read(data.names(number + 1)[-1], MINUTE, *ALL_NS, as_of_ns=as_of_ns), numbers, warm_up
+        times, digests = timed_each(
+            lambda number: store.read(data.names(number + 1)[-1], MINUTE, *ALL_NS, as_of_ns=as_of_ns),
+            numbers,
+            warm_up,
+            data.digest,
         )
-    return {"ms": statistics.median(times), "all_ms": times, "digests": [data.digest(table) for table in tables]}
+    return {"ms": statistics.median(times), "all_ms": times, "digests": digests}
 
 
 def cross_section(folder: Path, *, now_ns: int, minutes: list[int], warm_up: int) -> dict:
     """All symbols at one minute, another each time."""
     with _open(folder, now_ns) as (store, _):
-        times, tables = timed_each(lambda ts: store.cross_section(MINUTE, ts), minutes, warm_up)
-    return {"ms": statistics.median(times), "all_ms": times, "digests": [data.digest(table) for table in tables]}
+        times, digests = timed_each(lambda ts: store.cross_section(MINUTE, ts), minutes, warm_up, data.digest)
+    return {"ms": statistics.median(times), "all_ms": times, "digests": digests}
 
 
 def gaps(folder: Path, *, now_ns: int, symbols: int, start_ns: int, end_ns: int, times: int) -> dict:

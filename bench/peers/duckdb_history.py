@@ -127,22 +127,26 @@ def read(folder: Path, *, numbers: list[int], warm_up: int, as_of_ns: int | None
     """The last versions of one symbol, or those known at a time."""
     sql = _LATEST.format(known="" if as_of_ns is None else f"AND as_of <= make_timestamp_ns({as_of_ns})")
     with _open(folder) as connection:
-        times, tables = timed_each(
-            lambda number: connection.execute(sql, [data.names(number + 1)[-1]]).to_arrow_table(), numbers, warm_up
+        times, digests = timed_each(
+            lambda number: connection.execute(sql, [data.names(number + 1)[-1]]).to_arrow_table(),
+            numbers,
+            warm_up,
+            data.digest,
         )
-    return {"ms": statistics.median(times), "all_ms": times, "digests": [data.digest(table) for table in tables]}
+    return {"ms": statistics.median(times), "all_ms": times, "digests": digests}
 
 
 def cross_section(folder: Path, *, minutes: list[int], warm_up: int) -> dict:
     with _open(folder) as connection:
-        times, tables = timed_each(
+        times, digests = timed_each(
             lambda ts: connection.execute(
                 f"SELECT * FROM bars WHERE ts = make_timestamp_ns({ts}) ORDER BY symbol"
             ).to_arrow_table(),
             minutes,
             warm_up,
+            data.digest,
         )
-    return {"ms": statistics.median(times), "all_ms": times, "digests": [data.digest(table) for table in tables]}
+    return {"ms": statistics.median(times), "all_ms": times, "digests": digests}
 
 
 def gaps(folder: Path, *, symbols: int, sessions: list[int], times: int, minutes: int = data.MINUTES) -> dict:

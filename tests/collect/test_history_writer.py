@@ -27,8 +27,8 @@ def _bar(minute: int, symbol: str = "AAPL", **changed: Any) -> Bar:
     fields: dict[str, Any] = {
         "symbol": symbol, "interval": "1m", "side": "trade", "ts_ns": _T0 + minute * 60 * 10**9,
         "open": 100.0 + minute % 7 / 8,
-        "high": 101.0, "low": 99.0, "close": 100.5 + minute % 5 / 16, "volume": 10.0 + minute, "vwap": None, "trades": None, "provider": "desk",
-        "status": "backfill", "as_of_ns": _NOW,
+        "high": 101.0, "low": 99.0, "close": 100.5 + minute % 5 / 16, "volume": 10.0 + minute,
+        "vwap": None, "trades": None, "provider": "desk", "status": "backfill", "as_of_ns": _NOW,
     }  # fmt: skip
     return Bar(**(fields | changed))
 

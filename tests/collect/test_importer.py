@@ -192,6 +192,87 @@ def test_importing_again_makes_no_new_versions(tmp_path: Path) -> None:
     assert stored.column("as_of").unique().cast(pa.int64()).to_pylist() == [NOW]
 
 
+def _daily(folder: Path, adj: list[str], name: str = "X.csv") -> str:
+    """Four days; a dividend of 1 on the third, when the close before was 100."""
+    closes = ["100", "100", "99", "99"]
+    dividends = ["0", "0", "1", "0"]
+    rows = [
+        f"2024-03-{5 + n:02},{close},{close},{close},{close},{a},{dividend},0,1000"
+        for n, (close, a, dividend) in enumerate(zip(closes, adj, dividends, strict=True))
+    ]
+    return csv(folder, rows, "Date,Open,High,Low,Close,Adj Close,Dividends,Stock Splits,Volume", name)
+
+
+def test_an_adjusted_close_that_agrees_with_the_dividends_is_nothing_to_tell(tmp_path: Path) -> None:
+    summary = run(_daily(tmp_path, ["99", "99", "99", "99"]), Door(), interval="1d")
+    assert (summary.accepted, summary.adjustment) == (4, ())
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_an_adjustment_that_lacks_a_dividend_is_told_and_the_raw_bars_are_kept(tmp_path: Path, kept: bool) -> None:
+    summary = run(_daily(tmp_path, ["100", "100", "99", "99"]), Door() if kept else None, interval="1d")
+    ((symbol, finding),) = summary.adjustment
+    assert (symbol, finding.code, finding.rows) == ("X", "adjustment_missing", 2)
+    assert (finding.at_ns, finding.end_ns) == (parse_ns("2024-03-07"), parse_ns("2024-03-06"))
+    assert (summary.readable, summary.refused) == (4, {})
+
+
+def test_a_dividend_on_a_row_without_prices_is_not_lost(tmp_path: Path) -> None:
+    path = Path(_daily(tmp_path, ["99", "99", "99", "99"]))
+    lines = path.read_text(encoding="utf-8").splitlines()
+    lines[3] = lines[3].replace(",1,0,", ",0,0,")
+    lines.insert(3, "2024-03-06,,,,,,1,0,")
+    path.write_text("\n".join(lines), encoding="utf-8")
+    summary = run(str(path), Door(), interval="1d")
+    assert (summary.refused, summary.adjustment) == ({"absent_price": 1}, ())
+
+
+def test_findings_are_those_of_each_symbol(tmp_path: Path) -> None:
+    """One file of two symbols, of which the second lacks the dividend."""
+    parts = [
+        Path(_daily(tmp_path, adj)).read_text(encoding="utf-8") for adj in (["99"] * 4, ["100", "100", "99", "99"])
+    ]
+    rows = [f"{symbol},{line}" for symbol, part in zip("AB", parts, strict=True) for line in part.splitlines()[1:]]
+    header = "Symbol," + parts[0].splitlines()[0]
+    summary = run(csv(tmp_path, rows, header, "both.csv"), Door(), interval="1d")
+    assert [(symbol, finding.code) for symbol, finding in summary.adjustment] == [("B", "adjustment_missing")]
+
+
+@pytest.mark.parametrize(
+    ("family", "files", "doubtful"),
+    [("bad-div", 11, 11), ("cg-double-count", 2, 2), ("missing-div-adjust", 1, 1), ("no-bad-divs", 4, 0)],
+)
+def test_recorded_files_whose_dividends_are_wrong_are_noticed(
+    data_folder: Path, family: str, files: int, doubtful: int
+) -> None:
+    paths = sorted((data_folder / "bad_data" / "yfinance").glob(f"*-1d-{family}.csv.gz"))
+    found = [run(str(path), None, interval="1d", symbol="X").adjustment for path in paths]
+    assert (len(found), sum(map(bool, found))) == (files, doubtful)
+
+
+def test_the_door_names_the_files_line(tmp_path: Path) -> None:
+    """Two symbols by turns, so that neither is where it was in the file; a high below the low in lines 4 and 9."""
+    rows = [f"{'AB'[n % 2]},{START_S + 60 * (n // 2)},100.{n},101.{n},99.{n},100.{n},5" for n in range(12)]
+    rows[2] = rows[2].replace("101.2,99.2", "99.2,101.2")
+    rows[7] = rows[7].replace("101.7,99.7", "99.7,101.7")
+    rows[4] = "A,nonsense"
+    path = csv(tmp_path, rows, "symbol,ts,open,high,low,close,volume", "two.csv")
+
+    async def main() -> ImportSummary:
+        config = Config(server=ServerConfig(data_dir=str(tmp_path / "data")))
+        async with open_offline(config) as engine:
+            plan = understand(path, FileOptions(interval="1m"))
+            return await import_file(plan, engine.keep, clock=ManualClock(NOW))
+
+    summary = asyncio.run(main())
+    told = sorted((row.reason, row.symbol, row.where) for row in summary.quarantined)
+    assert told == [
+        ("corrupt_line", None, f"{path}:6"),
+        ("high_below_low", "A", f"{path}:4"),
+        ("high_below_low", "B", f"{path}:9"),
+    ]
+
+
 # --- the commands --------------------------------------------------------------------------------------------
 
 
@@ -325,3 +406,15 @@ def test_recorded_vintages_are_read_whole(data_folder: Path, tmp_path: Path, con
     code, said = invoke(import_files, path, "--observations", "CPI", "--config", config)
     assert code == 0, said
     assert "refused" not in said
+
+
+def test_the_command_shows_what_is_doubtful(tmp_path: Path) -> None:
+    path = _daily(tmp_path, ["100", "100", "99", "99"])
+    code, said = invoke(import_files, path, "--interval", "1d", "--dry-run")
+    assert code == 0
+    for words in (
+        "'Adj Close': adj_close, compared only", "'Dividends': dividend, compared only",
+        "doubtful  1 adjustment_missing",
+        "X 2024-03-07: adjustment_missing: the dividend of 1 was not taken off (2 rows up to 2024-03-06)",
+    ):  # fmt: skip
+        assert words in said, said

@@ -7,6 +7,7 @@ import sys
 import threading
 from pathlib import Path
 
+import msgspec
 import pyarrow as pa
 import pyarrow.compute
 import pyarrow.parquet
@@ -103,6 +104,33 @@ def test_everything_is_there_after_a_restart(tmp_path: Path) -> None:
         assert read_all(again).equals(bar_table(bars))
         assert again.symbols() == ("AAPL", "MSFT")
         assert again.append(bar_table([*bars, bar(0, "MSFT")])) == 0
+        again.close()
+
+
+def test_numbers_come_back_to_the_bit_from_the_log(tmp_path: Path) -> None:
+    columns = [
+        [0.01, 1.1, 187.33, 21474836.46],  # cents: written as whole numbers
+        [21474836.47, 21474836.48, 1.0, 2.0],  # too many cents for 32 bits
+        [0.0, -0.0, 5.0, 7.0],  # a zero that is not the zero it would come back as
+        [1.08731, 1.08732, 1.1, 1.0],
+        [0.1 + 0.2, 1 / 3, 5e-324, 1e300],
+        [-37.63, -0.01, 0.29, 1.15],
+    ]
+    for number, values in enumerate(columns):
+        store = open_store(tmp_path / str(number))
+        bars = [
+            msgspec.structs.replace(bar(minute), close=value, volume=value if minute != 1 else None)
+            for minute, value in enumerate(values)
+        ]
+        store.append(bar_table(bars))
+        store.append(bar_table([msgspec.structs.replace(one, symbol="ALL", volume=one.close) for one in bars]))
+        store.close()
+        again = open_store(tmp_path / str(number))
+        for symbol in ("AAPL", "ALL"):
+            closes = read_all(again, symbol).column("close").to_pylist()
+            assert [value.hex() for value in closes] == [value.hex() for value in values]
+        assert read_all(again).column("volume").to_pylist()[1] is None
+        assert [v.hex() for v in read_all(again, "ALL").column("volume").to_pylist()] == [v.hex() for v in values]
         again.close()
 
 

@@ -148,9 +148,23 @@ def _summarise(summary: Any, *, dry_run: bool) -> None:
         lines.append(("first", format_ns(summary.first_ns)))
         lines.append(("last", format_ns(summary.last_ns)))
     lines += _refused(summary.refused, [(r.reason, r.where, r.detail) for r in summary.quarantined])
+    lines += _adjustment(summary.adjustment)
     lines += [("note", note) for note in summary.notes]
     click.echo(f"{summary.path}{': nothing was kept (dry run)' if dry_run else ''}")
     _say(lines)
+
+
+def _adjustment(findings: Sequence[tuple[str, Any]]) -> Iterator[tuple[str, str]]:
+    """Where the adjusted closes, dividends and splits of a file contradict one another."""
+    from collections import Counter
+
+    from marketd.model import format_ns
+
+    for code, count in sorted(Counter(finding.code for _, finding in findings).items()):
+        yield "doubtful", f"{count:,} {code}"
+    for symbol, finding in findings[:_EXAMPLES_SHOWN]:
+        rows = f"{finding.rows:,} row{'s' * (finding.rows != 1)} up to {format_ns(finding.end_ns)[:10]}"
+        yield "", f"{symbol} {format_ns(finding.at_ns)[:10]}: {finding.code}: {finding.detail} ({rows})"
 
 
 def _refused(counts: Mapping[str, int], examples: Sequence[tuple[str, str | None, str]]) -> Iterator[tuple[str, str]]:

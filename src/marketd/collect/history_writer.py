@@ -11,6 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -56,7 +57,7 @@ class HistoryWriter:
         """See `marketd.ingest.history.KeepBars`."""
         loop = asyncio.get_running_loop()
         checked = await loop.run_in_executor(self._thread, self._checked, bars)
-        good = pa.concat_tables([part.good for part in checked]) if checked else bars.slice(0, 0)
+        good = pa.concat_tables([part.good for part, _ in checked]) if checked else bars.slice(0, 0)
         versions = 0
         if good.num_rows:
             began_ns = self._clock.monotonic_ns()
@@ -67,26 +68,29 @@ class HistoryWriter:
                 self._stored(interval, end_ns)
         refused: dict[str, int] = {}
         quarantined: list[Quarantined] = []
-        for part in checked:
+        places: list[int] = []
+        for part, order in checked:
             self._note(provider, part)
             for reason, count in part.refused.items():
                 refused[reason] = refused.get(reason, 0) + count
                 self._metrics.bars_quarantined.labels(provider, reason).inc(count)
             room = _QUARANTINED_MAX - len(quarantined)
-            quarantined += part.quarantined(provider, self._clock.time_ns(), room) if room else ()
+            quarantined += part.quarantined(provider, self._clock.time_ns(), room, order) if room else ()
+            places += order[np.flatnonzero(part.reasons)[:room]].tolist()
         return KeptBars(
             received=bars.num_rows,
             accepted=good.num_rows,
             new_versions=versions,
             refused=refused,
             quarantined=tuple(quarantined),
+            quarantined_rows=tuple(places),
         )
 
     def close(self) -> None:
         self._thread.shutdown(wait=True)
 
-    def _checked(self, bars: pa.Table) -> list[CheckedBars]:
-        """Each symbol and interval with its own context."""
+    def _checked(self, bars: pa.Table) -> list[tuple[CheckedBars, npt.NDArray[np.intp]]]:
+        """Each symbol and interval with its own context, and where its rows stood in the batch."""
         names = [bars[column].combine_chunks().dictionary_encode() for column in ("symbol", "interval")]
         symbols, intervals = ([str(word) for word in column.dictionary.to_pylist()] for column in names)
         codes = names[0].indices.to_numpy().astype(np.int64) * max(len(intervals), 1) + names[1].indices.to_numpy()
@@ -99,7 +103,7 @@ class HistoryWriter:
             symbol, name = divmod(int(codes[order[start]]), len(intervals))
             ts = starts_of(part)
             context = self._context_of(symbols[symbol], Interval.parse(intervals[name]), int(ts.min()), int(ts.max()))
-            parts.append(check_bars(part, context))
+            parts.append((check_bars(part, context), order[start:end]))
         return parts
 
 

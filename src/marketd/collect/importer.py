@@ -21,12 +21,13 @@ from marketd.calendars.contract import Calendar
 from marketd.calendars.expected import expected_starts
 from marketd.clock import Clock
 from marketd.errors import InvalidInput
+from marketd.ingest.bar_checks_adjusted import AdjustedFinding, check_adjusted
 from marketd.ingest.history import KeepBars
 from marketd.model import Interval, Quarantined, parse_ns, starts_of
 from marketd.model.ticks import I64
 from marketd.sources.files import FileBatch, FilePlan, read
 
-__all__ = ["BATCH_ROWS", "ImportSummary", "SessionCheck", "import_file"]
+__all__ = ["BATCH_ROWS", "AdjustmentCheck", "ImportSummary", "SessionCheck", "import_file"]
 
 pc: Any = pyarrow.compute  # its stubs refuse much of what it accepts
 
@@ -37,6 +38,7 @@ _HOUR_NS = Interval.parse("1h").ns
 _SAMPLE = 50_000
 _HALF = 0.5
 _NEARLY_ALL = 0.98
+_COMPARED_MAX = 2_000_000
 
 
 class ImportSummary(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,7 +46,8 @@ class ImportSummary(msgspec.Struct, frozen=True, kw_only=True):
 
     accepted, new_versions: 0 in a dry run, where `readable` says how many bars there are. refused: by reason, those of
     the file and those of the door. quarantined: the first 1,000 of them. first_ns, last_ns: starts of the earliest and
-    the latest readable bar. symbols: at most the first 1,000. notes: what else struck.
+    the latest readable bar. symbols: at most the first 1,000. notes: what else struck. adjustment: where adjusted
+    closes, dividends and splits of the file contradict one another, with the symbol; no row is refused for it.
     """
 
     path: str
@@ -58,6 +61,7 @@ class ImportSummary(msgspec.Struct, frozen=True, kw_only=True):
     last_ns: int | None
     symbols: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    adjustment: tuple[tuple[str, AdjustedFinding], ...] = ()
 
 
 async def import_file(
@@ -82,38 +86,52 @@ async def import_file(
         raise InvalidInput("as_of", told, "a time: the file has no column as_of or known_at")
     tally = _Tally(plan.path, now_ns)
     sessions = SessionCheck(calendar_of)
+    adjustment = AdjustmentCheck()
     batches = read(plan, as_of_ns, progress)
-    waiting: list[pa.Table] = []
+    waiting: list[_Numbered] = []
     while (batch := await asyncio.to_thread(next, batches, None)) is not None:
         tally.see(batch)
         sessions.see(batch.bars)
+        adjustment.see(batch.beside)
         if keep is None or not batch.bars.num_rows:
             continue
-        waiting.append(batch.bars)
-        if sum(table.num_rows for table in waiting) >= BATCH_ROWS:
-            whole = pa.concat_tables(waiting)
-            full = whole.num_rows // BATCH_ROWS * BATCH_ROWS
+        waiting.append((batch.bars, batch.lines))
+        if sum(len(lines) for _, lines in waiting) >= BATCH_ROWS:
+            bars, lines = _joined(waiting)
+            full = len(lines) // BATCH_ROWS * BATCH_ROWS
             for start in range(0, full, BATCH_ROWS):
-                await _keep(keep, whole.slice(start, BATCH_ROWS), tally)
-            waiting = [whole.slice(full)] if full < whole.num_rows else []
+                await _keep(keep, bars.slice(start, BATCH_ROWS), lines[start : start + BATCH_ROWS], tally)
+            waiting = [(bars.slice(full), lines[full:])] if full < len(lines) else []
     if keep is not None and waiting:
-        await _keep(keep, pa.concat_tables(waiting), tally)
-    return tally.summary(sessions.notes())
+        await _keep(keep, *_joined(waiting), tally)
+    return tally.summary(sessions.notes(), await asyncio.to_thread(adjustment.findings))
 
 
-async def _keep(keep: KeepBars, bars: pa.Table, tally: _Tally) -> None:
-    for provider, of_provider in _by_provider(bars):
+_Numbered = tuple[pa.Table, I64]
+"""Bars, and the file's line of each."""
+
+
+def _joined(parts: list[_Numbered]) -> _Numbered:
+    return pa.concat_tables([bars for bars, _ in parts]), np.concatenate([lines for _, lines in parts])
+
+
+async def _keep(keep: KeepBars, bars: pa.Table, lines: I64, tally: _Tally) -> None:
+    for provider, of_provider, its_lines in _by_provider(bars, lines):
         kept = await keep(provider, of_provider)
         tally.accepted += kept.accepted
         tally.new_versions += kept.new_versions
         tally.refused.update(kept.refused)
-        tally.quarantine(kept.quarantined)
+        tally.quarantine_lines(kept.quarantined, its_lines[list(kept.quarantined_rows)].tolist())
 
 
-def _by_provider(bars: pa.Table) -> Iterator[tuple[str, pa.Table]]:
+def _by_provider(bars: pa.Table, lines: I64) -> Iterator[tuple[str, pa.Table, I64]]:
     names = sorted(_distinct(bars, "provider"))
     for name in names:
-        yield name, bars if len(names) == 1 else bars.filter(pc.equal(bars.column("provider"), name))
+        if len(names) == 1:
+            yield name, bars, lines
+        else:
+            rows = np.flatnonzero(pc.equal(bars.column("provider"), name))
+            yield name, bars.take(rows), lines[rows]
 
 
 def _distinct(bars: pa.Table, column: str) -> list[str]:
@@ -158,7 +176,14 @@ class _Tally:
                 return
             self._quarantined.append(row)
 
-    def summary(self, notes: tuple[str, ...]) -> ImportSummary:
+    def quarantine_lines(self, rows: tuple[Quarantined, ...], lines: list[int]) -> None:
+        """Rows that the door refused. lines: of each; none if the door does not tell which rows they were."""
+        if len(lines) == len(rows):
+            places = [f"{self._path}:{line}" for line in lines]
+            rows = tuple(msgspec.structs.replace(row, where=where) for row, where in zip(rows, places, strict=True))
+        self.quarantine(rows)
+
+    def summary(self, notes: tuple[str, ...], adjustment: tuple[tuple[str, AdjustedFinding], ...]) -> ImportSummary:
         return ImportSummary(
             path=self._path,
             rows=self._rows,
@@ -171,7 +196,38 @@ class _Tally:
             last_ns=self._last,
             symbols=tuple(self._symbols)[:_QUARANTINED_MAX],
             notes=notes,
+            adjustment=adjustment,
         )
+
+
+class AdjustmentCheck:
+    """Whether the adjusted closes, dividends and splits that a file tells beside its bars agree; see `check_adjusted`.
+
+    Looks at no more than the first 2,000,000 rows.
+    """
+
+    def __init__(self) -> None:
+        self._parts: list[pa.Table] = []
+        self._seen = 0
+
+    def see(self, beside: pa.Table | None) -> None:
+        room = _COMPARED_MAX - self._seen
+        if beside is not None and room > 0:
+            self._parts.append(beside.slice(0, room))
+            self._seen += self._parts[-1].num_rows
+
+    def findings(self) -> tuple[tuple[str, AdjustedFinding], ...]:
+        """With the symbol of each, by symbol and time."""
+        if not self._parts:
+            return ()
+        table = pa.concat_tables(self._parts)
+        found: list[tuple[str, AdjustedFinding]] = []
+        for symbol in sorted(_distinct(table, "symbol")):
+            of_symbol = table.filter(pc.equal(table.column("symbol"), symbol))
+            for interval in sorted(_distinct(of_symbol, "interval")):
+                frame = of_symbol.filter(pc.equal(of_symbol.column("interval"), interval))
+                found += [(symbol, finding) for finding in check_adjusted(frame)]
+        return tuple(found)
 
 
 class SessionCheck:

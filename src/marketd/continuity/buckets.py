@@ -38,6 +38,8 @@ class Buckets:
         """Starts of bars of `base` to the starts of their buckets."""
         if self._calendar is not None and base.ns < _DAY.ns:
             starts = dates_of(self._calendar, base, starts)
+            if self._interval is _DAY:
+                return starts
         found: _Ints = self._interval.floor(starts)
         return found
 

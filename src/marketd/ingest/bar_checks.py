@@ -78,8 +78,13 @@ class CheckedBars(msgspec.Struct, frozen=True, kw_only=True):
         counts = np.bincount(self.reasons, minlength=len(REASONS))
         return {REASONS[i]: int(counts[i]) for i in np.flatnonzero(counts) if i}
 
-    def quarantined(self, source: str, received_ns: int, limit: int = 1000) -> tuple[Quarantined, ...]:
-        """The first refused rows. where: the row's place in the batch, from 0; detail: stamp, prices, volume."""
+    def quarantined(
+        self, source: str, received_ns: int, limit: int = 1000, places: npt.NDArray[np.integer] | None = None
+    ) -> tuple[Quarantined, ...]:
+        """The first refused rows. where: the row's place in the batch, from 0; detail: stamp, prices, volume.
+
+        places: of each row in what this batch was taken from, instead.
+        """
         rows = np.flatnonzero(self.reasons)[:limit]
         shown = self.bars.select(["symbol", "interval", "ts", "open", "high", "low", "close", "volume"]).take(rows)
         columns = shown.set_column(2, "ts", shown["ts"].cast(pa.timestamp("ns")).cast(pa.int64())).to_pylist()
@@ -90,9 +95,11 @@ class CheckedBars(msgspec.Struct, frozen=True, kw_only=True):
                 reason=REASONS[self.reasons[row]],
                 detail=_shown(bar),
                 symbol=bar["symbol"],
-                where=f"row {row}",
+                where=f"row {place}",
             )
-            for row, bar in zip(rows.tolist(), columns, strict=True)
+            for row, place, bar in zip(
+                rows.tolist(), (rows if places is None else places[rows]).tolist(), columns, strict=True
+            )
         )
 
 

@@ -15,7 +15,8 @@ __all__ = ["KeepBars", "KeptBars"]
 class KeptBars(msgspec.Struct, frozen=True, kw_only=True):
     """What became of a batch of bars. received = accepted + sum of refused. new_versions: of the accepted ones.
 
-    quarantined: at most the first 1,000 refused rows, each with its reason.
+    quarantined: at most the first 1,000 refused rows, each with its reason. quarantined_rows: where each of them stood
+    in the batch, from 0; empty if that is not known.
     """
 
     received: int
@@ -23,6 +24,7 @@ class KeptBars(msgspec.Struct, frozen=True, kw_only=True):
     new_versions: int
     refused: dict[str, int]
     quarantined: tuple[Quarantined, ...] = ()
+    quarantined_rows: tuple[int, ...] = ()
 
 
 KeepBars = Callable[[str, pa.Table], Awaitable[KeptBars]]

@@ -58,9 +58,9 @@ JobState = Literal["queued", "running", "done", "parked", "cancelled"]
 class BackfillJob(msgspec.Struct, frozen=True, kw_only=True):
     """A request for the bars of a symbol with start_ns <= ts < end_ns.
 
-    done_ns: up to where it has been worked off. attempts: failures in a row so far. reason: why it was asked for (`gap`,
-    `manual`, …). error: the last failure; of a parked job the one that parked it. not_before_ns: rests until then.
-    bars: fetched. new_versions: of these. no_trades: expected bars that the provider answered not to have.
+    done_ns: up to where it has been worked off. attempts: failures in a row so far. reason: why it was asked for
+    (`gap`, `manual`, …). error: the last failure; of a parked job the one that parked it. not_before_ns: rests until
+    then. bars: fetched. new_versions: of these. no_trades: expected bars that the provider answered not to have.
     quarantined: fetched and refused.
     """
 

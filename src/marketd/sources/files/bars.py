@@ -20,7 +20,7 @@ from marketd.sources.files.numbers import numbers
 from marketd.sources.files.options import PRICES, SIDES
 from marketd.sources.files.plan import EVENING_NS, FilePlan, labels, stamps_of
 from marketd.sources.files.stamps import NS_PER_DAY, Column, Mask, Stamps, best_form, text_stamps, zone_table
-from marketd.sources.files.tables import Chunk, Refused
+from marketd.sources.files.tables import Chunk, Refused, refused_row, words_of
 
 __all__ = ["FILE_REASONS", "FileBatch", "read"]
 
@@ -57,13 +57,17 @@ U8 = npt.NDArray[np.uint8]
 class FileBatch(NamedTuple):
     """bars: `BAR_SCHEMA`, in the file's order. rows: of the file, one a side where a row has several sides.
 
-    refused: by reason. examples: at most the first 1,000 of them, with lines.
+    refused: by reason. examples: at most the first 1,000 of them, with lines. lines: of the file, one a bar. beside:
+    of a file with adjusted closes, for its rows of a day or longer, bars or not: symbol, interval, ts, open, close,
+    adj_close, dividend, split, capital_gain; NaN where absent.
     """
 
     bars: pa.Table
     rows: int
     refused: Counter[str]
     examples: list[Refused]
+    lines: I64
+    beside: pa.Table | None = None
 
 
 def read(plan: FilePlan, as_of_ns: int, progress: Callable[[int], None] = lambda _: None) -> Iterator[FileBatch]:
@@ -83,12 +87,13 @@ def _batch(plan: FilePlan, chunk: Chunk, row: int, as_of_ns: int) -> FileBatch:
     examples = list(chunk.refused[:_EXAMPLES])
     rows = len(chunk.refused)
     if not length:
-        return FileBatch(BAR_SCHEMA.empty_table(), rows, counts, examples)
+        return FileBatch(BAR_SCHEMA.empty_table(), rows, counts, examples, chunk.lines)
     problem = np.zeros(length, np.uint8)
     words = _words(plan, chunk, problem)
     starts = _starts(plan, chunk, row, words["interval"], problem)
     as_of = _as_of(plan, chunk, as_of_ns, problem)
-    tables = []
+    beside = _beside(plan, chunk, words, starts, problem == 0)
+    tables, lines = [], []
     for side, prices in layout.sides.items():
         of_side = problem.copy()
         columns = {ours: _number(plan, chunk.columns[place], ours, of_side) for ours, place in prices.items()}
@@ -97,11 +102,40 @@ def _batch(plan: FilePlan, chunk: Chunk, row: int, as_of_ns: int) -> FileBatch:
         if not good.all():
             counts.update({_REASONS[code - 1]: int(n) for code, n in enumerate(np.bincount(of_side)) if code and n})
             some = np.flatnonzero(~good)[: _EXAMPLES - len(examples)].tolist()
-            examples += [_refused(plan, chunk, at, _REASONS[of_side[at] - 1]) for at in some]
+            names, used = layout.names, layout.used()
+            examples += [refused_row(chunk, at, _REASONS[of_side[at] - 1], names, used) for at in some]
         if good.any():
             tables.append(_bars(plan, side, words, starts, as_of, columns, good))
-    table = pa.concat_tables(tables) if tables else BAR_SCHEMA.empty_table()
-    return FileBatch(table, rows, counts, examples)
+            lines.append(chunk.lines[good])
+    table = pa.concat_tables([BAR_SCHEMA.empty_table(), *tables])
+    return FileBatch(table, rows, counts, examples, np.concatenate([chunk.lines[:0], *lines]), beside)
+
+
+def _beside(plan: FilePlan, chunk: Chunk, words: dict[str, Any], starts: I64, timed: Mask) -> pa.Table | None:
+    """What a file tells of adjustment, of every row that has a time."""
+    layout = plan.layout
+    long = np.broadcast_to(np.asarray(words["interval"], np.int64) >= NS_PER_DAY, timed.shape)
+    keep = timed & long
+    if not layout.beside or not keep.any():
+        return None
+    places = {name: layout.sides["trade"][name] for name in ("open", "close")} | layout.beside
+    told = {}
+    for ours, place in places.items():
+        values, _, bad = numbers(chunk.columns[place], plan.style)
+        told[ours] = np.where(bad, np.nan, values)[keep]
+    kept = pa.array(keep)
+    symbol = words.get("symbol")
+    interval = words.get("interval_name")
+    return pa.table(
+        {
+            "symbol": pa.repeat(plan.symbol or "", int(keep.sum())) if symbol is None else symbol.filter(kept),
+            "interval": pa.repeat(plan.interval.name if plan.interval else "", int(keep.sum()))
+            if interval is None
+            else interval.filter(kept),
+            "ts": pa.array(starts[keep]).cast(_TS),
+            **{ours: pa.array(values) for ours, values in told.items()},
+        }
+    )
 
 
 def _bars(
@@ -149,11 +183,11 @@ def _words(plan: FilePlan, chunk: Chunk, problem: U8) -> dict[str, Any]:
     found: dict[str, Any] = {"interval": None if plan.interval is None else plan.interval.ns}
     places = plan.layout.words
     if plan.symbol is None:
-        column = _text(chunk.columns[places["symbol"]])
+        column = words_of(chunk.columns[places["symbol"]])
         _mark(problem, pc.equal(column, "").to_numpy(zero_copy_only=False), "no_symbol")
         found["symbol"] = column
     if plan.interval is None:
-        coded = _text(chunk.columns[places["interval"]]).dictionary_encode()
+        coded = words_of(chunk.columns[places["interval"]]).dictionary_encode()
         known = [_interval(text) for text in coded.dictionary.to_pylist()]
         codes = coded.indices.to_numpy(zero_copy_only=False)
         sizes = np.array([0 if interval is None else interval.ns for interval in known], np.int64)[codes]
@@ -165,18 +199,12 @@ def _words(plan: FilePlan, chunk: Chunk, problem: U8) -> dict[str, Any]:
     if "status" in places:
         found["status"] = _allowed(chunk.columns[places["status"]], _STATUSES, problem)
     if "provider" in places and plan.options.provider is None:
-        column = _text(chunk.columns[places["provider"]])
+        column = words_of(chunk.columns[places["provider"]])
         _mark(problem, pc.equal(column, "").to_numpy(zero_copy_only=False), "bad_word")
         if plan.options.adjusted:
             column = pc.binary_join_element_wise(column, ADJUSTED, "")
         found["provider"] = column
     return found
-
-
-def _text(column: Column) -> Column:
-    if not pa.types.is_string(column.type):
-        column = column.cast(pa.string())
-    return pc.utf8_trim_whitespace(pc.fill_null(column, ""))
 
 
 def _interval(text: str) -> Interval | None:
@@ -187,7 +215,7 @@ def _interval(text: str) -> Interval | None:
 
 
 def _allowed(column: Column, words: tuple[str, ...], problem: U8) -> Column:
-    text = pc.utf8_lower(_text(column))
+    text = pc.utf8_lower(words_of(column))
     _mark(problem, ~pc.is_in(text, value_set=pa.array(words)).to_numpy(zero_copy_only=False), "bad_word")
     return text
 
@@ -216,7 +244,7 @@ def _as_of(plan: FilePlan, chunk: Chunk, as_of_ns: int, problem: U8) -> I64:
     if pa.types.is_timestamp(column.type) and column.type.tz is not None:
         _mark(problem, column.is_null().to_numpy(zero_copy_only=False), "bad_time")
         return np.asarray(pc.fill_null(column.cast(_TS).cast(pa.int64()), 0).to_numpy(zero_copy_only=False), np.int64)
-    text = _text(column)
+    text = words_of(column)
     form = best_form(text.slice(0, _EXAMPLES).to_pylist())
     if form is None:
         _mark(problem, np.ones(len(text), np.bool_), "bad_time")
@@ -280,8 +308,3 @@ def _dated(plan: FilePlan, stamps: Stamps, sizes: I64, problem: U8, dated: Mask)
     move = np.array(_WEEK_MOVES[reading.stamp])[(day // NS_PER_DAY + 3) % 7]
     _mark(problem, dated & weekly & (move == _NO_WEEK), "off_grid")
     return np.where(weekly, _WEEK.floor(day + move * NS_PER_DAY), day)
-
-
-def _refused(plan: FilePlan, chunk: Chunk, at: int, reason: str) -> Refused:
-    texts = [f"{plan.layout.names[place]}={chunk.columns[place][at].as_py()}" for place in plan.layout.used()]
-    return Refused(reason, int(chunk.lines[at]), ", ".join(texts)[:200])

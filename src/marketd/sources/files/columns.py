@@ -49,7 +49,13 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "status": ("status",),
     "as_of": ("as_of", "known_at"),
 }
-_ADJUSTED = ("adj_close", "adjusted_close", "adjclose", "close_adj", "adj_factor")
+_BESIDE: dict[str, tuple[str, ...]] = {
+    "adj_close": ("adj_close", "adjusted_close", "adjclose", "close_adj"),
+    "dividend": ("dividend", "dividends", "dividend_amount", "div_cash", "divcash"),
+    "split": ("stock_splits", "stock_split", "splits", "split", "split_coefficient", "split_factor", "splitfactor"),
+    "capital_gain": ("capital_gains", "capital_gain"),
+}
+_ADJUSTED = (*_BESIDE["adj_close"], "adj_factor")
 
 
 class Layout(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,6 +63,7 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
 
     stamp: one column of times, or two (date, time). stamp_end: the column's name says that it is the bar's end.
     stamp_utc: the name says UTC. sides: of which prices, to ours → position. words: ours → position of text columns.
+    beside: adj_close, dividend, split, capital_gain → position, where there are the first two: compared, not kept.
     """
 
     names: tuple[str, ...]
@@ -67,6 +74,7 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
     sides: dict[str, dict[str, int]]
     words: dict[str, int] = {}
     as_of: int | None = None
+    beside: dict[str, int] = {}
     notes: tuple[str, ...] = ()
 
     def used(self) -> tuple[int, ...]:
@@ -74,6 +82,7 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
         places = {*self.stamp, *self.words.values()}
         for prices in self.sides.values():
             places.update(prices.values())
+        places.update(self.beside.values())
         if self.as_of is not None:
             places.add(self.as_of)
         return tuple(sorted(places))
@@ -95,6 +104,8 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
         for side, prices in self.sides.items():
             for ours, place in prices.items():
                 found.setdefault(place, []).append(ours if side == "trade" else f"{side}_{ours}")
+        for ours, place in self.beside.items():
+            found.setdefault(place, []).append(f"{ours}, compared only")
         return tuple((name, " ".join(found.get(place, ["-"]))) for place, name in enumerate(self.names))
 
 
@@ -176,8 +187,11 @@ def layout_by_name(options: FileOptions, names: Sequence[str], sample: Mapping[i
         if options.side not in sides and list(sides) != ["trade"]:
             raise InvalidInput("side", options.side, f"a side of this file: {', '.join(sides)}")
         sides = {options.side: sides.get(options.side) or sides["trade"]}
+    beside = {ours: place for ours, names_ in _BESIDE.items() if (place := _first(plain, names_, taken)) is not None}
+    if not ("adj_close" in beside and "dividend" in beside and "trade" in sides):
+        beside = {}
     notes = [
-        f"{names[place]!r} is not used: what is kept is raw, adjustment is made on read"
+        f"{names[place]!r} is not kept: what is kept is raw, adjustment is made on read"
         for place, name in enumerate(plain)
         if name in _ADJUSTED
     ]
@@ -190,6 +204,7 @@ def layout_by_name(options: FileOptions, names: Sequence[str], sample: Mapping[i
         sides=sides,
         words=words,
         as_of=find(_NAMES["as_of"], "as_of"),
+        beside=beside,
         notes=tuple(notes),
     )
 
@@ -216,6 +231,10 @@ def _stamp(
                 if found is not None and any(sample.get(found, ())) and not _is_clock(sample[found]):
                     return (found,), end, _UTC_NAMES.search(plain[found]) is not None
     raise InvalidInput("columns", tuple(plain), "a column of times, or --column ts=…")
+
+
+def _first(plain: Sequence[str], names: Sequence[str], taken: set[int]) -> int | None:
+    return next((place for name in names if (place := _place(plain, name, taken)) is not None), None)
 
 
 def _place(plain: Sequence[str], name: str, taken: set[int]) -> int | None:

@@ -23,7 +23,7 @@ from marketd.model.ticks import I64
 from marketd.sources.files.numbers import looks_like_number, number_style, numbers
 from marketd.sources.files.options import FileOptions
 from marketd.sources.files.stamps import NS_PER_DAY, Column, Mask, Stamps, TextForm, best_form, custom_form, text_stamps
-from marketd.sources.files.tables import Chunk, Refused, Table, open_table
+from marketd.sources.files.tables import Chunk, Refused, Table, open_table, refused_row, words_of
 
 __all__ = ["ActionsBatch", "ObservationsBatch", "read_actions", "read_observations"]
 
@@ -98,13 +98,13 @@ def read_observations(
         values, absent, bad = numbers(chunk.columns[value_at], style)
         withdrawn = np.zeros(length, np.bool_)
         if place["change"] is not None:
-            withdrawn = pc.equal(_text(chunk.columns[place["change"]]), "withdrawn").to_numpy(zero_copy_only=False)
+            withdrawn = pc.equal(words_of(chunk.columns[place["change"]]), "withdrawn").to_numpy(zero_copy_only=False)
         reasons[(reasons == "") & (bad | (absent & ~withdrawn))] = "not_a_number"
         good = reasons == ""
         skipped = 0
         names = _repeated(series, length)
         if place["series"] is not None:
-            told = _text(chunk.columns[place["series"]])
+            told = words_of(chunk.columns[place["series"]])
             if series == "all":
                 names = told
             else:
@@ -150,7 +150,7 @@ def read_actions(
     for chunk in table.chunks(positions, lambda _: None):
         stamps = {name: _stamps(chunk.columns[_place(place[name])], form) for name, form in forms.items()}
         texts = {
-            name: _text(chunk.columns[found]).to_pylist() if found is not None else [""] * len(chunk.lines)
+            name: words_of(chunk.columns[found]).to_pylist() if found is not None else [""] * len(chunk.lines)
             for name, found in place.items()
         }
         actions: list[CorporateAction] = []
@@ -259,7 +259,7 @@ def _stamps(column: Column, form: TextForm | None) -> Stamps:
         ns = _int64(pc.fill_null(column.cast(pa.timestamp("ns")).cast(pa.int64()), 0))
         return Stamps(ns, ok, np.zeros(len(ns), np.int64), ok & clock, ok)
     assert form is not None
-    return text_stamps(_text(column), form)
+    return text_stamps(words_of(column), form)
 
 
 def _repeated(text: str, length: int) -> Column:
@@ -270,19 +270,6 @@ def _int64(column: Column) -> I64:
     return np.asarray(column.to_numpy(zero_copy_only=False), np.int64)
 
 
-def _text(column: Column) -> Column:
-    if not pa.types.is_string(column.type):
-        column = column.cast(pa.string())
-    return pc.utf8_trim_whitespace(pc.fill_null(column, ""))
-
-
 def _refused(table: Table, chunk: Chunk, positions: Sequence[int], reasons: Any) -> list[Refused]:
     bad: Mask = reasons != ""
-    return [
-        Refused(
-            str(reasons[at]),
-            int(chunk.lines[at]),
-            ", ".join(f"{table.names[place]}={chunk.columns[place][at].as_py()}" for place in positions)[:200],
-        )
-        for at in np.flatnonzero(bad).tolist()
-    ]
+    return [refused_row(chunk, at, str(reasons[at]), table.names, positions) for at in np.flatnonzero(bad).tolist()]

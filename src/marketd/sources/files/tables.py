@@ -30,7 +30,7 @@ from marketd.sources.files.options import FileOptions
 from marketd.sources.files.stamps import Column
 from marketd.sources.lines import Block, blocks
 
-__all__ = ["Chunk", "Progress", "Refused", "Table", "open_table"]
+__all__ = ["Chunk", "Progress", "Refused", "Table", "open_table", "refused_row", "words_of"]
 
 Progress = Callable[[int], None]
 """Told how many bytes of the file were read since the last call."""
@@ -60,6 +60,19 @@ class Chunk(NamedTuple):
     columns: dict[int, Column]
     lines: I64
     refused: list[Refused]
+
+
+def refused_row(chunk: Chunk, at: int, reason: str, names: Sequence[str], places: Sequence[int]) -> Refused:
+    """A row of a chunk that is put aside, with what these columns say."""
+    detail = ", ".join(f"{names[place]}={chunk.columns[place][at].as_py()}" for place in places)
+    return Refused(reason, int(chunk.lines[at]), detail[:200])
+
+
+def words_of(column: Column) -> Column:
+    """As text without spaces around it; absent is empty."""
+    if not pa.types.is_string(column.type):
+        column = column.cast(pa.string())
+    return pc.utf8_trim_whitespace(pc.fill_null(column, ""))
 
 
 class Table(Protocol):

@@ -212,7 +212,10 @@ class Segment:
         for stretch in np.flatnonzero(held).tolist():
             part = rows.take(slice(stretch * _STRETCH, (stretch + 1) * _STRETCH))
             found.append(np.flatnonzero((part.ts == ts_ns) & (part.kind == kind)) + stretch * _STRETCH)
-        return rows.take(np.concatenate(found)) if found else Columns.empty()
+        places = np.concatenate(found) if found else np.zeros(0, np.int64)
+        if len(places) and places[-1] - places[0] == len(places) - 1:  # as a live minute is: no need to copy it
+            return rows.take(slice(int(places[0]), int(places[-1]) + 1))
+        return rows.take(places)
 
 
 def between(rows: Columns, start_ns: int, end_ns: int) -> Columns:
