@@ -1,7 +1,7 @@
 """marketd's part of the history benchmark: the embedded store by its contract, the ledger, the encoders.
 
 Every job opens the store that is in the folder, with the configuration that a server has by default, and closes it.
-The clock stands still at the moment that the job is about, so that what is a day file and what a month is decided.
+The clock shows the time that the job is about, so that what is a day file and what a month is decided.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import statistics
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -24,17 +25,21 @@ MINUTE, DAY = Interval.parse("1m"), Interval.parse("1d")
 ALL_NS = (0, 2**62)
 
 
-class StillClock:
-    """Time that a job sets."""
+class SetClock:
+    """Time that a job sets. paced: the store also believes in the pauses between one time and the next.
+
+    It seals in pauses. Where it is not to see any, its monotonic clock is the machine's.
+    """
 
     def __init__(self, now_ns: int) -> None:
         self.now_ns = now_ns
+        self.paced = False
 
     def time_ns(self) -> int:
         return self.now_ns
 
     def monotonic_ns(self) -> int:
-        return self.now_ns
+        return self.now_ns if self.paced else time.monotonic_ns()
 
     async def sleep(self, seconds: float) -> None:
         raise AssertionError(f"nobody waits here, and not {seconds} s")
@@ -44,23 +49,39 @@ class StillClock:
 def _open(folder: Path, now_ns: int, **config: int) -> Iterator:
     from marketd.store.embedded import EmbeddedStore, EmbeddedStoreConfig
 
-    clock = StillClock(now_ns)
+    clock = SetClock(now_ns)
     with closing(EmbeddedStore(folder / "bars", EmbeddedStoreConfig(**config), clock)) as store:
         yield store, clock
 
 
-def append_day(folder: Path, *, symbols: int, minutes: int, session: int, holes: bool = False, **how: int) -> dict:
-    """A day, minute by minute. end: what becomes of the process, `close` or `kill`; other words are configuration."""
-    end = how.pop("end", "close")
+def append_day(
+    folder: Path,
+    *,
+    symbols: int,
+    minutes: int,
+    session: int,
+    holes: bool = False,
+    paced: bool = False,
+    end: str = "close",
+    config: dict[str, int] | None = None,
+) -> dict:
+    """A day, minute by minute without pause. paced: it seals as if there were pauses, beside the appends.
+
+    end: what becomes of the process: `close`, `seal` (what is not sealed yet, which is timed), or `kill`.
+    """
     day = data.Day(symbols, minutes, session, holes=holes)
     tables = [day.minute(number) for number in range(minutes)]
-    with _open(folder, int(day.ts[0]), **how) as (store, clock):
+    with _open(folder, int(day.ts[0]), **(config or {})) as (store, clock):
+        clock.paced = paced
         times = []
         for table, ts in zip(tables, day.ts.tolist(), strict=True):
             clock.now_ns = ts + data.MINUTE_NS
             ms, _ = timed(lambda table=table: store.append(table))
             times.append(ms)
-        result = batches(times, sum(table.num_rows for table in tables)) | {"bytes": store.stats().bytes}
+        result = batches(times, sum(table.num_rows for table in tables))
+        if end == "seal":
+            seal_ms, _ = timed(store.seal)
+            result |= {"seal_s": seal_ms / 1e3, "sealed_rows_s": result["rows"] / (sum(times) + seal_ms) * 1e3}
         if end == "kill":
             (folder / "before").write_text(str(store.stats().versions))
             os.kill(os.getpid(), signal.SIGKILL)
@@ -255,15 +276,18 @@ def build_long(folder: Path, *, sessions: int, first: str) -> dict:
     return {"rows": bars.num_rows}
 
 
-def restart(folder: Path, *, now_ns: int, **config: int) -> dict:
+def restart(folder: Path, *, now_ns: int, config: dict[str, int]) -> dict:
     """Open what a killed process left, and count it."""
     from contextlib import ExitStack
 
+    import pyarrow.parquet as pq
+
+    sealed = sum(pq.read_metadata(path).num_rows for path in (folder / "bars" / "bars").rglob("*.parquet"))
     with ExitStack() as stack:
         ms, (store, _) = timed(lambda: stack.enter_context(_open(folder, now_ns, **config)))
         stats = store.stats()
     before = int((folder / "before").read_text())
-    return {"ms": ms, "versions": stats.versions, "lost": before - stats.versions}
+    return {"ms": ms, "versions": stats.versions, "lost": before - stats.versions, "in_log": before - sealed}
 
 
 JOBS = {

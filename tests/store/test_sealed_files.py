@@ -113,7 +113,7 @@ def test_prices_are_dictionaries_where_that_halves_them(tmp_path: Path, decimals
 
 
 def test_row_groups_end_with_a_symbol(tmp_path: Path) -> None:
-    config = EmbeddedStoreConfig(compact_every_s=None, retire_after_s=0, row_group_rows=10)
+    config = EmbeddedStoreConfig(compact_every_s=None, retire_after_s=0, row_group_rows=40)  # of a day 10
     store = EmbeddedStore(tmp_path, config, ManualClock(OPENING), merge=merge)
     counts = {"A": 4, "B": 9, "C": 1, "D": 25, "E": 3}
     for symbol, count in counts.items():

@@ -100,6 +100,40 @@ def test_a_later_revision_is_merged_with_what_was_merged_before(tmp_path: Path) 
     store.close()
 
 
+def test_a_day_that_was_revised_later_is_read_as_it_was_beside_one_that_was_not(tmp_path: Path) -> None:
+    store = open_store(tmp_path, ManualClock(OPENING + 3 * DAY), by_time_days=0)
+    first = [bar(0), bar(1)]
+    second = [bar(0, ts_ns=OPENING + DAY + n * MINUTE) for n in range(2)]
+    third = [bar(0, ts_ns=OPENING + 2 * DAY)]
+    revised = [msgspec.structs.replace(b, close=7.0, as_of_ns=b.as_of_ns + 2 * DAY) for b in second]
+    store.append(bar_table([*first, *second]))
+    store.append(bar_table([*third, *revised]))
+    store.seal()
+    store.compact()
+    assert len(listed(tmp_path, "current")) == 3
+    assert len(listed(tmp_path, "superseded")) == 1
+
+    def closes(as_of_ns: int | None, **asked: Any) -> list[float]:
+        options = {"start_ns": 0, "end_ns": FOREVER} | asked
+        return store.read("AAPL", M1, as_of_ns=as_of_ns, **options).column("close").to_pylist()
+
+    assert closes(None) == [101.5, 101.5, 7.0, 7.0, 101.5]
+    assert closes(OPENING + DAY + 9 * MINUTE) == [101.5, 101.5, 101.5, 101.5]
+    assert closes(third[0].as_of_ns) == [101.5] * 5
+    assert closes(revised[0].as_of_ns) == [101.5, 101.5, 7.0, 101.5, 101.5]
+    assert closes(OPENING + MINUTE) == []
+    # what is in memory is chosen from there on, what was before comes straight from the files
+    today = bar(0, ts_ns=OPENING + 3 * DAY, close=9.0)
+    store.append(bar_table([today, msgspec.structs.replace(third[0], close=8.0, as_of_ns=today.as_of_ns)]))
+    assert closes(None) == [101.5, 101.5, 7.0, 7.0, 8.0, 9.0]
+    assert closes(today.as_of_ns - 1) == [101.5, 101.5, 7.0, 7.0, 101.5]
+    assert closes(None, end_ns=OPENING + MINUTE) == [101.5]
+    assert closes(None, start_ns=second[1].ts_ns, end_ns=third[0].ts_ns + 1) == [7.0, 8.0]
+    scanned = list(store.scan(M1, 0, FOREVER, columns=["close"]))
+    assert [batch.to_pydict() for batch in scanned] == [{"close": [101.5, 101.5, 7.0, 7.0, 8.0, 9.0]}]
+    store.close()
+
+
 def test_days_become_months_and_months_a_year(tmp_path: Path) -> None:
     clock = ManualClock(parse_ns("2025-12-30T00:00:00Z"))
     store = open_store(tmp_path, clock, day_files=30, by_time_days=0)

@@ -13,8 +13,9 @@ class EmbeddedStoreConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
     """seal_rows: most rows kept in memory and log before they are sealed; twice as many are held when that lags.
     seal_rows_idle: from so many on they are sealed as soon as nothing was appended for a quarter of a second.
     log_bytes_max: the same limit for the size of the log file, which bounds the time of a restart.
-    row_group_rows: least rows of a Parquet row group, which also ends with a symbol. file_rows: most rows of a file.
-    footers_cached: Parquet footers kept in memory. rows_cached: decoded rows of sealed files kept in memory.
+    row_group_rows: least rows of a Parquet row group, which also ends with a symbol; a quarter in files of a day.
+    file_rows: most rows of a file. footers_cached: Parquet footers kept in memory. rows_cached: decoded rows of sealed
+    files kept in memory, as often again of row groups that several symbols share.
     coverage_bytes_cached: memory for the bitmaps of sealed files.
     compact_every_s: how often to look whether files should be merged; None leaves it to `marketd store compact`.
     compact_parts: parts of one day (month, year) that make a merge worthwhile while it is still being written to.
@@ -29,7 +30,7 @@ class EmbeddedStoreConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
     row_group_rows: int = 16_384
     file_rows: int = 16_777_216
     footers_cached: int = 256
-    rows_cached: int = 262_144
+    rows_cached: int = 524_288
     coverage_bytes_cached: int = 64 * 2**20
     compact_every_s: int | None = 60
     compact_parts: int = 8

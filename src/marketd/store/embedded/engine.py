@@ -597,37 +597,49 @@ class EmbeddedStore:
                 return self._names.table(Columns.empty())
             asked = _Asked(symbol, interval, side, group, start_ns, end_ns, as_of_ns, prefer)
             if limit is None and not newest_first:
-                table = self._plain(state, asked, BAR_SCHEMA.names)
-                if table is not None:
-                    return table.combine_chunks()
+                return self._answer(state, asked, BAR_SCHEMA.names)
             rows = self._bars(state, asked, limit, newest_first=newest_first)
         if newest_first:
             rows = rows.take(slice(None, None, -1))
         return self._names.table(rows.take(slice(0, limit)))
 
-    def _plain(self, state: _State, asked: _Asked, columns: Sequence[str]) -> pa.Table | None:
-        """The answer straight from sealed files, where there is nothing to choose between; else None."""
-        kind = Names.kind(asked.interval.name, asked.side)
-        if any(segment.coverage.has(asked.group >> 7, kind) for segment in state.segments):
-            return None
-        files = []
-        until_ns: int | None = None
-        for file in sorted(asked.files(state.catalogue), key=lambda f: f.ts_min_ns):
-            if asked.as_of_ns is not None and file.as_of_max_ns > asked.as_of_ns:
-                return None
-            if file.kind == "superseded":
-                continue
-            is_plain = self._sealed.is_plain(file, asked.group)
+    def _answer(self, state: _State, asked: _Asked, columns: Sequence[str]) -> pa.Table:
+        """All bars in force, ascending by ts, in one chunk."""
+        plain = self._plain(state, asked, columns)
+        if plain is None:
+            return pa.Table.from_batches([self._names.batch(self._bars(state, asked), columns)])
+        table, until_ns = plain
+        if until_ns < asked.end_ns:
+            rows = self._bars(state, asked._replace(start_ns=until_ns))
+            table = pa.concat_tables([table, pa.Table.from_batches([self._names.batch(rows, columns)])])
+        return table.combine_chunks()
+
+    def _plain(self, state: _State, asked: _Asked, columns: Sequence[str]) -> tuple[pa.Table, int] | None:
+        """The beginning of the answer straight from sealed files, as far as there is nothing to choose between.
+
+        With it comes from where on one must choose (the end of what was asked for if nowhere); None if from the start.
+        """
+        until_ns = asked.end_ns
+        for segment in state.segments:
+            if len(segment) and segment.coverage.has(asked.group >> 7, Names.kind(asked.interval.name, asked.side)):
+                ts = segment.select(asked.group, asked.start_ns, asked.end_ns).ts
+                until_ns = int(ts.min(initial=until_ns))
+        files: list[SealedFile] = []
+        for file in sorted(asked.overlapping(state.catalogue), key=lambda f: f.ts_min_ns):
+            is_plain = None if file.kind == "superseded" else self._sealed.is_plain(file, asked.group)
             if is_plain is None:
                 continue
-            if not is_plain or (until_ns is not None and file.ts_min_ns <= until_ns):
-                return None
-            until_ns = file.ts_max_ns
+            later = asked.as_of_ns is not None and file.as_of_max_ns > asked.as_of_ns
+            if later or not is_plain or (files and file.ts_min_ns <= files[-1].ts_max_ns):
+                until_ns = min(until_ns, file.ts_min_ns)
+                break
             files.append(file)
-        if not files:
-            return None
-        parts = [self._sealed.plain(f, asked.group, asked.start_ns, asked.end_ns, columns) for f in files]
-        return pa.concat_tables(parts)
+        parts = [
+            self._sealed.plain(file, asked.group, asked.start_ns, until_ns, columns)
+            for file in files
+            if file.ts_min_ns < until_ns
+        ]
+        return (pa.concat_tables(parts), until_ns) if parts else None
 
     def _bars(self, state: _State, asked: _Asked, limit: int | None = None, *, newest_first: bool = False) -> Columns:
         """The bars in force, ascending by ts: all, or at least the first `limit` in the order of reading."""
@@ -753,11 +765,7 @@ class EmbeddedStore:
                 if group is None or start_ns >= end_ns:
                     return None
                 asked = _Asked(symbol, interval, side, group, start_ns, end_ns, as_of_ns, prefer)
-                table = self._plain(state, asked, wanted)
-                if table is not None:
-                    return next(iter(table.combine_chunks().to_batches()), None)
-                rows = self._bars(state, asked)
-            return self._names.batch(rows, wanted) if len(rows) else None
+                return next(iter(self._answer(state, asked, wanted).to_batches()), None)
 
         # decoding takes no interpreter, so the next symbols are read while the caller works on this one
         with ThreadPoolExecutor(_SCAN_THREADS, "marketd-scan") as pool:

@@ -203,11 +203,13 @@ class SealedWriter:
             self._blocks.append(Blocks.of(in_time))
         self._pending.append(rows)
         self._waiting += len(rows)
-        if self._waiting >= self._config.row_group_rows:
+        if self._waiting >= self._config.row_group_rows:  # enough for one, of whatever length
             self._write_row_groups(Columns.concat(self._pending), last=False)
 
     def _write_row_groups(self, rows: Columns, *, last: bool) -> None:
         wanted = self._config.row_group_rows
+        if self._about["span"] == "day" and self._about["kind"] != "by_time":
+            wanted = max(1, wanted // 4)  # a symbol has few rows in it
         begins = np.diff(rows.symbol) != 0
         if self._about["kind"] == "superseded":
             begins |= np.diff(rows.ts) < 0  # older versions begin
@@ -454,6 +456,8 @@ class SealedReader:
         self._bytes_held = 0
         self._row_groups: OrderedDict[tuple[str, int], Columns] = OrderedDict()
         self._rows_held = 0
+        self._tables: OrderedDict[tuple[str, int, tuple[str, ...]], pa.Table] = OrderedDict()
+        self._table_rows_held = 0
         self._lock = threading.Lock()
 
     def group(self, file: SealedFile, group: int, start_ns: int, end_ns: int) -> Columns:
@@ -521,8 +525,9 @@ class SealedReader:
         for number, part in self._parts_of(shape, group):
             if shape.ts_min[number] >= end_ns or shape.ts_max[number] < start_ns:
                 continue
-            table = self._read_row_group(file, shape, number, wanted)
-            table = table.slice(part.start, part.stop - part.start)
+            shared = part.stop - part.start < shape.row_groups[number + 1] - shape.row_groups[number]
+            read = self._shared_row_group if shared else self._read_row_group
+            table = read(file, shape, number, wanted).slice(part.start, part.stop - part.start)
             if cut:
                 ts = table.column("ts").to_numpy().astype(np.int64, copy=False)
                 low, high = np.searchsorted(ts, (start_ns, end_ns)).tolist()
@@ -640,6 +645,24 @@ class SealedReader:
                 _, dropped = self._row_groups.popitem(last=False)
                 self._rows_held -= len(dropped)
         return rows
+
+    def _shared_row_group(self, file: SealedFile, shape: _Shape, number: int, columns: list[str]) -> pa.Table:
+        """A row group of several symbols, kept, since who reads one often reads the next."""
+        key = (file.path, number, tuple(columns))
+        with self._lock:
+            held = self._tables.get(key)
+            if held is not None:
+                self._tables.move_to_end(key)
+                return held
+        table = self._read_row_group(file, shape, number, columns)
+        with self._lock:
+            if key not in self._tables:
+                self._tables[key] = table
+                self._table_rows_held += len(table)
+            while self._table_rows_held > self._config.rows_cached:
+                _, dropped = self._tables.popitem(last=False)
+                self._table_rows_held -= len(dropped)
+        return table
 
     def _read_row_group(self, file: SealedFile, shape: _Shape, number: int, columns: list[str]) -> pa.Table:
         path = self._root / file.path
