@@ -123,7 +123,7 @@ def test_a_day_that_was_revised_later_is_read_as_it_was_beside_one_that_was_not(
     assert closes(revised[0].as_of_ns) == [101.5, 101.5, 7.0, 101.5, 101.5]
     assert closes(OPENING + MINUTE) == []
     # what is in memory is chosen from there on, what was before comes straight from the files
-    today = bar(0, ts_ns=OPENING + 3 * DAY, close=9.0)
+    today = bar(0, ts_ns=OPENING + 3 * DAY, close=9.0, as_of=60 * MINUTE)
     store.append(bar_table([today, msgspec.structs.replace(third[0], close=8.0, as_of_ns=today.as_of_ns)]))
     assert closes(None) == [101.5, 101.5, 7.0, 7.0, 8.0, 9.0]
     assert closes(today.as_of_ns - 1) == [101.5, 101.5, 7.0, 7.0, 101.5]
