@@ -140,7 +140,7 @@ def test_the_commands(folder: Path) -> None:
     told = run(store_commands, ["stats", "--data-dir", str(folder)], catch_exceptions=False)
     # 2 × 50 bars, 2 × 20 revised, 2 × 20 of which 2 × 10 revise again and the others are new, 2 × 3 in the log
     assert {tuple(line.split()) for line in told.output.splitlines()} >= {
-        ("symbols", "2"),
+        ("symbols", "sealed", "2"),
         ("versions", "186"),
         ("rows", "in", "log", "6"),
         ("rows", "current", "100"),

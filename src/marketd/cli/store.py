@@ -38,7 +38,7 @@ def stats(data_dir: Path | None, config_path: Path | None) -> None:
     folder, _ = _place(data_dir, config_path)
     found = describe(folder)
     size = found.bytes or 0
-    lines: list[tuple[str, Any]] = [("symbols", found.symbols), ("versions", found.versions), ("bytes", size)]
+    lines: list[tuple[str, Any]] = [("symbols sealed", found.symbols), ("versions", found.versions), ("bytes", size)]
     if found.versions:
         lines.append(("bytes a version", round(size / found.versions, 1)))
     lines += found.details.items()
