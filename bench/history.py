@@ -29,6 +29,7 @@ import pyarrow as pa
 
 import history_data as data
 from history_work import peak_mb, reset_peak, timed
+from marketd.store.embedded import EmbeddedStoreConfig
 from run import machine, report
 from scenarios import Bar, Section, Settings, at_most, in_turns, median, ratio, shown
 from servers import BENCH, BIN, LOAD_CORE, QUIET_INTERVAL_MS, SERVER_CORE, core, free_port, get_json, process, wait_for
@@ -40,7 +41,7 @@ FAR_NS = data.open_of(500)
 """A time at which everything has been merged into years."""
 WARM_UP = 2
 MIB_AN_ANSWER = 64
-MIB_STORE_CACHE = 262_144 * 89 / 2**20
+MIB_STORE_CACHE = EmbeddedStoreConfig().rows_cached * 89 / 2**20
 """What the store may keep of decoded rows by default: `rows_cached` of 11 columns."""
 
 

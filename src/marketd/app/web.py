@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import gc
 import signal
 import socket
+import sys
 from collections.abc import Iterator
 
 import pyarrow as pa
@@ -18,6 +20,9 @@ from marketd.api.websocket import websocket_routes
 from marketd.app.server import Server
 
 __all__ = ["listen", "serve"]
+
+_M_MMAP_THRESHOLD = -3  # of malloc.h
+_GIVEN_BACK_BYTES = 1 << 18
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -35,6 +40,16 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
+def _give_memory_back() -> None:
+    """Let what a large append or answer needed return to the system when it is over."""
+    # Arrow's own allocator keeps it for itself.
+    pa.set_memory_pool(pa.system_memory_pool())
+    # glibc keeps it too: each large buffer that is freed raises the size from which buffers are given back.
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, _GIVEN_BACK_BYTES)
+
+
 class _WebServer(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -44,8 +59,7 @@ class _WebServer(uvicorn.Server):
 
 async def serve(server: Server, listener: socket.socket, on_started: asyncio.Event | None = None) -> None:
     """Run until SIGTERM or SIGINT, then drain: no new work, waiting bars stored, clients told to come back (1012)."""
-    # Arrow's own allocator keeps for itself what the largest append needed.
-    pa.set_memory_pool(pa.system_memory_pool())
+    _give_memory_back()
     app = build_app(server, websocket_routes(server))
     web = _WebServer(
         uvicorn.Config(

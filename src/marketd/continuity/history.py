@@ -58,7 +58,7 @@ HISTORY_SCHEMA: pa.Schema = BAR_SCHEMA.append(pa.field("partial", pa.bool_(), nu
 repeat the close of the bar before, with its provider, status and as_of, and without volume, vwap and trades."""
 
 _MINUTE, _DAY = Interval.parse("1m"), Interval.parse("1d")
-_ROWS = 131_072
+_ROWS = 32_768
 _SLOTS = 600_000
 _SLOTS_FILLED = 65_536
 _NS = pa.timestamp("ns", tz="UTC")
