@@ -5,13 +5,16 @@ import logging
 import threading
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
 
 from marketd.collect import bar_writer
 from marketd.collect.bar_writer import BarWriter
+from marketd.collect.history_writer import HistoryWriter
 from marketd.errors import StoreError
+from marketd.ingest.bar_checks import BarContext
 from marketd.ingest.bars import BarBatch, BarBuilder, _concatenate
 from marketd.model import Interval, TickBatch, Trade
 from marketd.store.embedded import EmbeddedStore, EmbeddedStoreConfig
@@ -74,13 +77,15 @@ class Slow(MemoryStore):
 
 
 class Desk:
-    def __init__(self, store: MemoryStore | EmbeddedStore, keep=lambda batch: batch.interval is MINUTE) -> None:
+    def __init__(
+        self, store: MemoryStore | EmbeddedStore, keep=lambda batch: batch.interval is MINUTE, turn=None
+    ) -> None:
         self.store = store
         self.clock = ManualClock(T0)
         self.metrics = Metrics()
         self.published: list[tuple[list[float], list[float]]] = []
         """Closes of each published batch, and what the store had at that moment."""
-        self.writer = BarWriter(store, self.clock, self.metrics, keep=keep, publish=self.publish)
+        self.writer = BarWriter(store, self.clock, self.metrics, keep=keep, publish=self.publish, turn=turn)
 
     def publish(self, batch: BarBatch) -> None:
         self.published.append((closes(batch), stored(self.store)))
@@ -157,6 +162,70 @@ def test_a_minute_seen_in_part_does_not_take_the_place_of_one_that_was_fetched()
         assert in_force["close"].to_pylist() == [6.0, 8.0, 9.0]
         assert in_force["status"].to_pylist() == ["final", "provisional", "provisional"]
         assert (desk.writer.waiting, desk.count("marketd_bars_stored_total", interval="1m")) == (0, 4)
+
+    asyncio.run(body())
+
+
+class Turn:
+    """A lock that tells when somebody comes while it is held."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.came = threading.Event()
+
+    def __enter__(self) -> None:
+        if not self.lock.acquire(blocking=False):
+            self.came.set()
+            assert self.lock.acquire(timeout=10)
+
+    def __exit__(self, *_: object) -> None:
+        self.lock.release()
+
+
+class Raced(MemoryStore):
+    """While one looks what is there, another comes to append."""
+
+    def __init__(self, turn: Turn) -> None:
+        super().__init__()
+        self.turn = turn
+        self.looked = threading.Event()
+
+    def cross_section(self, *args: Any, **kwargs: Any) -> pa.Table:
+        found = super().cross_section(*args, **kwargs)
+        self.looked.set()
+        assert self.turn.came.wait(10)
+        return found
+
+
+def test_nothing_is_fetched_between_looking_for_a_minute_and_storing_what_was_seen_of_it() -> None:
+    async def body() -> None:
+        turn = Turn()
+        store = Raced(turn)
+        desk = Desk(store, turn=turn)
+        clock = ManualClock(T0 + 10**12)
+        unbounded = BarContext(now_ns=clock.time_ns())
+        door = HistoryWriter(
+            store,
+            clock,
+            desk.metrics,
+            context_of=lambda *_: unbounded,
+            note=lambda *_: None,
+            stored=lambda *_: None,
+            turn=turn,  # type: ignore[arg-type]
+        )
+        desk.writer.start()
+        desk.writer.put([replace(closed(7.0), status=["provisional"])])
+        await desk.until(store.looked.is_set)
+        fetched = closed(1.0).table(clock.time_ns())
+        status = fetched.schema.get_field_index("status")
+        await door.keep("s", fetched.set_column(status, fetched.schema.field(status), pa.array(["backfill"])))
+        await desk.writer.stop(5)
+        door.close()
+        versions = store.versions("A", MINUTE, T0)
+        assert list(zip(versions["status"].to_pylist(), versions["close"].to_pylist(), strict=True)) == [
+            ("provisional", 7.0),
+            ("backfill", 1.0),
+        ]
 
     asyncio.run(body())
 

@@ -114,6 +114,7 @@ class HistoryRoom:
             context_of=self._context_of,
             note=note,
             stored=self._stored,
+            turn=stores.turn,
         )
         self.backfill = BackfillService(
             self._queue(),

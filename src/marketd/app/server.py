@@ -85,7 +85,14 @@ class Server:
         self._stores = Stores(config, self.clock)
         self.store, self.records = self._stores.bars, self._stores.records
         self._stored_symbols = frozenset(self.store.symbols())
-        self._writer = BarWriter(self.store, self.clock, self.metrics, keep=self._is_kept, publish=self._bars_durable)
+        self._writer = BarWriter(
+            self.store,
+            self.clock,
+            self.metrics,
+            keep=self._is_kept,
+            publish=self._bars_durable,
+            turn=self._stores.turn,
+        )
         self._cache_writer: CacheWriter | None = None
         if config.redis_url is not None:
             cache = RedisQuoteCache(config.redis_url)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -16,12 +17,16 @@ __all__ = ["Stores", "open_history", "open_records"]
 
 
 class Stores:
-    """Bars and records. kind: which engine keeps them. Raises StoreLocked, StoreError, StoreCorrupt, InvalidInput."""
+    """Bars and records. kind: which engine keeps them. turn: see `BarWriter`.
+
+    Raises StoreLocked, StoreError, StoreCorrupt, InvalidInput.
+    """
 
     def __init__(self, config: Config, clock: Clock) -> None:
         self.bars: BarStore
         self.records: Records
         self.kind: Literal["embedded", "postgres"]
+        self.turn = threading.Lock()
         if config.database_url is not None:
             from marketd.store.postgres import PostgresStore
 

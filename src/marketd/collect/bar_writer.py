@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 
 import numpy as np
 import pyarrow as pa
@@ -36,7 +38,8 @@ _RETRY_S = (0.1, 0.5, 1.0, 2.0, 5.0)
 
 
 class BarWriter:
-    """keep: whether bars of a batch are stored (others are only published). publish: called once it is durable."""
+    """keep: whether bars of a batch are stored (others are only published). publish: called once it is durable. turn:
+    shared with the `HistoryWriter`, so that nothing is fetched between looking for it and storing the provisional."""
 
     def __init__(
         self,
@@ -46,12 +49,14 @@ class BarWriter:
         *,
         keep: Callable[[BarBatch], bool],
         publish: Callable[[BarBatch], None],
+        turn: threading.Lock | None = None,
     ) -> None:
         self._store = store
         self._clock = clock
         self._metrics = metrics
         self._keep = keep
         self._publish = publish
+        self._turn = turn or threading.Lock()
         self._waiting: deque[BarBatch] = deque()
         self._writing: list[BarBatch] = []
         self._thread = ThreadPoolExecutor(1, "bar-writer")
@@ -122,17 +127,11 @@ class BarWriter:
         loop = asyncio.get_running_loop()
         as_of_ns = self._clock.time_ns()
         count = sum(map(len, batches))
-        table: pa.Table | None = None
         attempt = 0
         while True:
             began_ns = self._clock.monotonic_ns()
             try:
-                if table is None:
-                    if any(batch.interval is _MINUTE and "provisional" in batch.status for batch in batches):
-                        batches = await loop.run_in_executor(self._thread, self._unanswered, batches)
-                    table = pa.concat_tables([batch.table(as_of_ns) for batch in batches])
-                if table.num_rows:
-                    await loop.run_in_executor(self._thread, self._store.append, table)
+                batches = await loop.run_in_executor(self._thread, self._stored, batches, as_of_ns)
             except StoreError as error:
                 self.error = str(error)
                 _logger.error("could not store %d bars, trying again: %s", count, error)  # noqa: TRY400 - it says all
@@ -148,6 +147,16 @@ class BarWriter:
         self._metrics.store_append_seconds.observe((self._clock.monotonic_ns() - began_ns) / 1e9)
         for batch in batches:
             self._metrics.bars_stored.labels(batch.interval.name).inc(len(batch))
+        return batches
+
+    def _stored(self, batches: list[BarBatch], as_of_ns: int) -> list[BarBatch]:
+        provisional = any(batch.interval is _MINUTE and "provisional" in batch.status for batch in batches)
+        with self._turn if provisional else nullcontext():
+            if provisional:
+                batches = self._unanswered(batches)
+            table = pa.concat_tables([batch.table(as_of_ns) for batch in batches])
+            if table.num_rows:
+                self._store.append(table)
         return batches
 
     def _unanswered(self, batches: list[BarBatch]) -> list[BarBatch]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -32,7 +33,7 @@ _QUARANTINED_MAX = 1_000
 
 class HistoryWriter:
     """note: called on the loop with (provider, what was found) of each batch, before it is durable. stored: called on
-    the loop with (interval, end of the newest bar, ns) after it is."""
+    the loop with (interval, end of the newest bar, ns) after it is. turn: see `BarWriter`."""
 
     def __init__(
         self,
@@ -43,6 +44,7 @@ class HistoryWriter:
         context_of: ContextOf,
         note: Callable[[str, CheckedBars], None],
         stored: Callable[[Interval, int], None],
+        turn: threading.Lock | None = None,
     ) -> None:
         self._store = store
         self._clock = clock
@@ -50,6 +52,7 @@ class HistoryWriter:
         self._context_of = context_of
         self._note = note
         self._stored = stored
+        self._turn = turn or threading.Lock()
         # A thread of its own: a large batch must not keep live bars waiting for a turn.
         self._thread = ThreadPoolExecutor(1, "history-writer")
 
@@ -61,7 +64,7 @@ class HistoryWriter:
         versions = 0
         if good.num_rows:
             began_ns = self._clock.monotonic_ns()
-            versions = await loop.run_in_executor(self._thread, self._store.append, good)
+            versions = await loop.run_in_executor(self._thread, self._append, good)
             self._metrics.write_batch_ms.observe((self._clock.monotonic_ns() - began_ns) / 1e6)
             for interval, rows, end_ns in _told(good):
                 self._metrics.bars_stored.labels(interval.name).inc(rows)
@@ -85,6 +88,10 @@ class HistoryWriter:
             quarantined=tuple(quarantined),
             quarantined_rows=tuple(places),
         )
+
+    def _append(self, bars: pa.Table) -> int:
+        with self._turn:
+            return self._store.append(bars)
 
     def close(self) -> None:
         self._thread.shutdown(wait=True)
