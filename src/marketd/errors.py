@@ -4,10 +4,15 @@
     ├── InvalidInput          the caller's fault: names the field, the value and what is allowed
     │   ├── ConfigError       the same for a file or the environment: adds where it was read
     │   └── UnknownSymbol     adds near matches
-    ├── SourceError           the provider's fault
-    │   ├── SourceRejected    retrying cannot cure it (bad credentials, unknown product)
+    ├── SourceError           the provider's fault, or what it has to say
+    │   ├── SourceRejected    retrying cannot cure it
+    │   │   ├── NotEntitled   the key is missing or wrong, or does not cover what was asked for
+    │   │   ├── SymbolNotFound  the provider does not have the symbol
+    │   │   ├── OutOfRange    it has the symbol, but not that interval or time
+    │   │   └── MarketClosed  there is nothing now because the market is closed
     │   ├── SourceUnavailable retrying may cure it (network, 5xx)
-    │   └── MalformedPayload  the provider sent what its documentation rules out
+    │   │   └── Throttled     we ask too often; later it answers again
+    │   └── MalformedMessage  the provider sent what its documentation rules out
     └── StoreError            our disk's or our database's fault
         ├── StoreLocked       another process owns the data directory
         └── StoreCorrupt      bytes on disk are not what was written
@@ -23,14 +28,19 @@ from typing import ClassVar
 __all__ = [
     "ConfigError",
     "InvalidInput",
-    "MalformedPayload",
+    "MalformedMessage",
+    "MarketClosed",
     "MarketDataError",
+    "NotEntitled",
+    "OutOfRange",
     "SourceError",
     "SourceRejected",
     "SourceUnavailable",
     "StoreCorrupt",
     "StoreError",
     "StoreLocked",
+    "SymbolNotFound",
+    "Throttled",
     "UnknownSymbol",
 ]
 
@@ -118,6 +128,30 @@ class SourceRejected(SourceError):
     code = "source_rejected"
 
 
+class NotEntitled(SourceRejected):
+    """No key, a wrong one, or one whose plan does not cover this (HTTP 401, 402, 403)."""
+
+    code = "not_entitled"
+
+
+class SymbolNotFound(SourceRejected):
+    """The provider does not have the symbol. Others may."""
+
+    code = "symbol_not_found"
+
+
+class OutOfRange(SourceRejected):
+    """The provider has the symbol, but no such interval, or nothing so far back."""
+
+    code = "out_of_range"
+
+
+class MarketClosed(SourceRejected):
+    """There is nothing now because the market is closed."""
+
+    code = "market_closed"
+
+
 class SourceUnavailable(SourceError):
     """The provider could not be reached or failed; asking again may work. retry_after_s: if it said when."""
 
@@ -130,10 +164,16 @@ class SourceUnavailable(SourceError):
         self.retry_after_s = retry_after_s
 
 
-class MalformedPayload(SourceError):
+class Throttled(SourceUnavailable):
+    """The provider says that we ask too often (HTTP 429 and its cousins), or our own quota says it first."""
+
+    code = "throttled"
+
+
+class MalformedMessage(SourceError):
     """A message that does not have the documented shape. payload: its beginning, for the log."""
 
-    code = "malformed_payload"
+    code = "malformed_message"
 
     def __init__(self, source: str, reason: str, payload: str | bytes = "") -> None:
         super().__init__(source, reason)

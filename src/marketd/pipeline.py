@@ -28,6 +28,7 @@ from marketd.model import (
     Disconnected,
     Ended,
     Interval,
+    MarketState,
     Quarantined,
     Quote,
     Side,
@@ -84,6 +85,8 @@ class Pipeline:
         self.quarantine: deque[Quarantined] = deque(maxlen=_QUARANTINE_KEPT)
         self.history_quarantined: Counter[str] = Counter()
         """Refused bars of history, by provider."""
+        self.market_states: dict[str, MarketState] = {}
+        """What providers last said of a symbol's market."""
         self.on_accepted: list[Callable[[TickBatch, Ids], None]] = []
         """Called with each batch of accepted rows and the numbers of the symbols whose latest value changed."""
         self._hub = hub
@@ -123,6 +126,8 @@ class Pipeline:
                     self._disconnected(state, event)
                 case Quarantined():
                     self._set_apart(state, event)
+                case MarketState():
+                    self.market_states[event.symbol] = event
                 case Ended():
                     state.connected, state.ended, state.reason = False, True, "the recording has ended"
                     self._metrics.source_up.labels(source).set(0)

@@ -76,3 +76,28 @@ class Metrics:
         self.ingestion_lag = Gauge(
             "ingestion_lag_seconds", "Time since the end of the newest stored bar", ["interval"], registry=r
         )
+        self.provider_latency = Histogram(
+            "provider_latency_ms",
+            "Time of one request to a provider, ms",
+            ["provider", "endpoint"],
+            buckets=(5, 10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000),
+            registry=r,
+        )
+        self.provider_errors = Counter(
+            "provider_errors_total", "Requests to a provider that failed", ["provider", "endpoint", "code"], registry=r
+        )
+        self.provider_selected = Counter(
+            "provider_selected_total", "Times a provider was asked", ["capability", "provider"], registry=r
+        )
+        self.provider_switches = Counter(
+            "provider_switches_total",
+            "Times a live stream went from one provider to another",
+            ["capability", "provider", "reason"],
+            registry=r,
+        )
+        self.circuit_state = Gauge(
+            "circuit_state",
+            "0 open, 0.5 half-open, 1 closed: the worst of a provider's circuits",
+            ["provider"],
+            registry=r,
+        )

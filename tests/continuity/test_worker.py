@@ -9,7 +9,7 @@ import pytest
 from backfill_desk import MINUTE, NOW_NS, Desk
 
 from marketd.continuity.plan import BackfillConfig
-from marketd.errors import MalformedPayload, SourceRejected, SourceUnavailable, StoreError
+from marketd.errors import MalformedMessage, SourceRejected, SourceUnavailable, StoreError
 from marketd.model import BackfillJob, Interval, parse_ns
 from marketd.testing import ScriptedHistory
 
@@ -256,7 +256,7 @@ def test_a_failure_rests_and_goes_on_from_the_last_chunk():
         two_days = job("2026-11-17", "2026-11-19")
         await desk.queue.put([two_days])
         (taken,) = await desk.queue.take("T1", 1)
-        desk.history.failures.extend([MalformedPayload("scripted", "no JSON")])
+        desk.history.failures.extend([MalformedMessage("scripted", "no JSON")])
         first = await finished(desk, taken)
         assert (first.state, first.attempts, first.error) == ("queued", 1, "scripted: no JSON: ''")
         rest_s = (first.not_before_ns - first.updated_ns) / 1e9
@@ -290,7 +290,7 @@ def test_a_poison_job_is_parked_after_so_many_failures():
         states = []
         for _ in range(3):
             (taken,) = await desk.queue.take("T1", 1)
-            desk.history.failures.append(MalformedPayload("scripted", "no JSON"))
+            desk.history.failures.append(MalformedMessage("scripted", "no JSON"))
             states.append((await finished(desk, taken, worker)).state)
             await desk.clock.advance(300)
         assert states == ["queued", "queued", "parked"]

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from marketd.errors import MalformedPayload
+from marketd.errors import MalformedMessage
 from marketd.model import BAR_SCHEMA, Interval, Quarantined, Quote, Trade
 from marketd.sources.coinbase.parse import RestTrade, match_text, parse_candles, parse_message
 from marketd.sources.coinbase.symbols import product_id
@@ -249,7 +249,7 @@ def test_a_candle_is_finished_when_its_interval_is_over_and_the_end_is_exclusive
 
 
 def test_a_candle_that_comes_twice_is_malformed():
-    with pytest.raises(MalformedPayload, match="ETH-BTC: a 1m candle came twice"):
+    with pytest.raises(MalformedMessage, match="ETH-BTC: a 1m candle came twice"):
         candles([CANDLES[1], *CANDLES])
 
 

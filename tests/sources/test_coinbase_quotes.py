@@ -14,7 +14,7 @@ from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
 
-from marketd.errors import MalformedPayload, SourceRejected, SourceUnavailable
+from marketd.errors import MalformedMessage, SourceRejected, SourceUnavailable
 from marketd.model import Quote, parse_ns
 from marketd.sources.coinbase import CoinbaseConfig
 from marketd.sources.coinbase.history import http_client
@@ -115,7 +115,7 @@ def test_an_empty_side_of_the_book_is_absent(nothing):
     ],
 )
 def test_what_is_not_as_documented_is_malformed(body):
-    with pytest.raises(MalformedPayload, match="/products/BTC-USD/ticker"):
+    with pytest.raises(MalformedMessage, match="/products/BTC-USD/ticker"):
         ask(body)
 
 

@@ -14,7 +14,7 @@ from aiohttp import web
 
 from marketd import __version__
 from marketd.clock import SystemClock
-from marketd.errors import InvalidInput, MalformedPayload, SourceRejected, SourceUnavailable
+from marketd.errors import InvalidInput, MalformedMessage, SourceRejected, SourceUnavailable
 from marketd.sources.http import HttpClient, HttpConfig, RateLimit
 from marketd.sources.reconnect import ReconnectPolicy
 from marketd.testing import ManualClock
@@ -75,7 +75,7 @@ def test_an_answer_is_decoded_as_its_type_and_the_request_names_us():
 def test_an_answer_of_another_shape_is_malformed_and_not_asked_for_again(body):
     async def main():
         async with server(ok(body)) as (client, requests):
-            with pytest.raises(MalformedPayload, match=r"^coinbase: GET /rows: "):
+            with pytest.raises(MalformedMessage, match=r"^coinbase: GET /rows: "):
                 await client.get_json("/rows", Row)
             assert len(requests) == 1
 
@@ -193,7 +193,7 @@ def test_nobody_listening_is_unavailable():
 def test_an_answer_that_is_too_large_is_refused():
     async def main():
         async with server(ok(b"9" * 2_000), config=HttpConfig(body_max_bytes=1_000)) as (client, _):
-            with pytest.raises(MalformedPayload, match="larger than 1000 bytes"):
+            with pytest.raises(MalformedMessage, match="larger than 1000 bytes"):
                 await client.get_json("/rows", Row)
 
     asyncio.run(main())
@@ -205,7 +205,7 @@ def test_secrets_are_never_said():
         answers = [echo, ok(f"<html>{SECRET}".encode()), web.Response(status=500, text=SECRET)]
         config = HttpConfig(attempts=1)
         async with server(*answers, config=config, secrets=[SECRET, ""]) as (client, _):
-            for kind in (SourceRejected, MalformedPayload, SourceUnavailable):
+            for kind in (SourceRejected, MalformedMessage, SourceUnavailable):
                 with pytest.raises(kind) as caught:
                     await client.get_json("/rows", Row, {"apikey": SECRET})
                 assert SECRET not in str(caught.value)

@@ -8,7 +8,7 @@ from contextlib import aclosing, asynccontextmanager
 
 import pytest
 
-from marketd.errors import InvalidInput, MalformedPayload, SourceRejected, SourceUnavailable
+from marketd.errors import InvalidInput, MalformedMessage, SourceRejected, SourceUnavailable
 from marketd.model import Connected, Disconnected, Quarantined, Trade
 from marketd.sources.reconnect import ReconnectPolicy, reconnecting
 from marketd.testing import ManualClock
@@ -97,7 +97,7 @@ def test_what_a_connection_says_is_framed_by_connected_and_disconnected():
     ("error", "reason"),
     [
         (SourceUnavailable("x", "HTTP 503"), "HTTP 503"),
-        (MalformedPayload("x", "not JSON"), "not JSON"),
+        (MalformedMessage("x", "not JSON"), "not JSON"),
         (ConnectionRefusedError(111, "Connection refused"), "ConnectionRefusedError: Connection refused"),
         (TimeoutError("too slow"), "TimeoutError: too slow"),
     ],

@@ -96,7 +96,7 @@ class _Pushed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 JobHandler = Callable[[ListedJob], Awaitable[str | None]]
 """Do the job, idempotently; the provider that answered, if one did. Raises InvalidInput or SourceRejected for what will
-never work (the job is given up), SourceUnavailable, MalformedPayload or StoreError for what may (it is tried again)."""
+never work (the job is given up), SourceUnavailable, MalformedMessage or StoreError for what may (it is tried again)."""
 
 
 class JobsState(msgspec.Struct, frozen=True, kw_only=True):
@@ -313,4 +313,4 @@ class JobConsumer:
 
 
 def _may_be_cured(error: MarketDataError) -> bool:
-    return error.retryable or error.code in ("malformed_payload", "store_error")
+    return error.retryable or error.code in ("malformed_message", "store_error")

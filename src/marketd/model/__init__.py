@@ -4,7 +4,7 @@ No I/O, no clocks, no asyncio, no other room. What each field means is written i
 """
 
 from marketd.model.bar import ADJUSTED, BAR_SCHEMA, Bar, BarStatus, Side, starts_of
-from marketd.model.events import Connected, Disconnected, Ended, Quarantined, SourceEvent
+from marketd.model.events import Connected, Disconnected, Ended, MarketState, Quarantined, SourceEvent
 from marketd.model.gap import (
     MISSING_REASONS,
     AnsweredSpan,
@@ -16,6 +16,7 @@ from marketd.model.gap import (
 )
 from marketd.model.instrument import Instrument, Name, Tier
 from marketd.model.interval import BUILT_INTERVALS, INTERVALS, Interval
+from marketd.model.option import OPTION_SCHEMA
 from marketd.model.quote import Quote, Trade
 from marketd.model.reference import OBSERVATION_SCHEMA, ActionKind, CorporateAction
 from marketd.model.ticks import BOOK, LAST, TRADE, TickBatch
@@ -30,6 +31,7 @@ __all__ = [
     "LAST",
     "MISSING_REASONS",
     "OBSERVATION_SCHEMA",
+    "OPTION_SCHEMA",
     "TRADE",
     "ActionKind",
     "AnsweredSpan",
@@ -44,6 +46,7 @@ __all__ = [
     "Instrument",
     "Interval",
     "JobState",
+    "MarketState",
     "MissingReason",
     "MissingSpan",
     "Name",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 from marketd.model.quote import Quote, Trade
 from marketd.model.ticks import TickBatch
 
-__all__ = ["Connected", "Disconnected", "Ended", "Quarantined", "SourceEvent"]
+__all__ = ["Connected", "Disconnected", "Ended", "MarketState", "Quarantined", "SourceEvent"]
 
 
 class Connected(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,4 +45,14 @@ class Quarantined(msgspec.Struct, frozen=True, kw_only=True):
     where: str | None = None
 
 
-SourceEvent = TickBatch | Quote | Trade | Connected | Disconnected | Ended | Quarantined
+class MarketState(msgspec.Struct, frozen=True, kw_only=True):
+    """The provider says whether a symbol is traded now. delayed: its quotes are not real-time; None: not told."""
+
+    source: str
+    symbol: str
+    time_received_ns: int
+    state: Literal["open", "closed", "auction", "suspended", "offline"]
+    delayed: bool | None = None
+
+
+SourceEvent = TickBatch | Quote | Trade | Connected | Disconnected | Ended | MarketState | Quarantined

@@ -40,7 +40,8 @@ class Interval:
 
     def floor(self, time_ns: _T) -> _T:
         """Start of the bar that holds `time_ns`; element by element for a numpy array."""
-        return time_ns - (time_ns - self.offset_ns) % self.ns
+        # numpy divides several times faster than it takes remainders
+        return (time_ns - self.offset_ns) // self.ns * self.ns + self.offset_ns
 
     def ceil(self, time_ns: _T) -> _T:
         """The first start of a bar at or after `time_ns`."""

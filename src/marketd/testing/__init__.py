@@ -10,6 +10,7 @@ from marketd.testing.manual_clock import ManualClock
 
 if TYPE_CHECKING:
     from marketd.testing.records_conformance import RecordsConformance, observation_table
+    from marketd.testing.request_conformance import RequestConformance, RequestHarness
     from marketd.testing.scripted_history import ScriptedHistory
     from marketd.testing.scripted_source import ScriptedSource
     from marketd.testing.source_conformance import SourceConformance, SourceHarness
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 __all__ = [
     "ManualClock",
     "RecordsConformance",
+    "RequestConformance",
+    "RequestHarness",
     "ScriptedHistory",
     "ScriptedSource",
     "SourceConformance",
@@ -31,6 +34,8 @@ __all__ = [
 
 _MODULE_OF = {
     "RecordsConformance": "records_conformance",
+    "RequestConformance": "request_conformance",
+    "RequestHarness": "request_conformance",
     "ScriptedHistory": "scripted_history",
     "ScriptedSource": "scripted_source",
     "SourceConformance": "source_conformance",

@@ -37,7 +37,7 @@ from marketd.sources.coinbase.parse import (
 )
 from marketd.sources.coinbase.sequence import TradeSequence
 from marketd.sources.coinbase.symbols import product_id
-from marketd.sources.contract import Capabilities, RawTap, Subscriptions
+from marketd.sources.contract import Capabilities, Limit, RawTap, Subscriptions
 from marketd.sources.http import USER_AGENT, HttpClient
 from marketd.sources.reconnect import Batches, reconnecting
 
@@ -80,7 +80,14 @@ class CoinbaseSource:
 
     @property
     def capabilities(self) -> Capabilities:
-        return Capabilities(stream_quotes=True, stream_trades=True, bars=tuple(GRANULARITIES), numbered_trades=True)
+        return Capabilities(
+            stream_quotes=True,
+            stream_trades=True,
+            quotes=True,
+            bars=tuple(GRANULARITIES),
+            numbered_trades=True,
+            limits=(Limit(count=10, seconds=1.0),),
+        )
 
     async def stream(self, wanted: Subscriptions) -> Batches:
         """See `Source.stream`. Connects once anything is wanted."""

@@ -8,13 +8,14 @@ import msgspec
 import pyarrow as pa
 
 from marketd.clock import Clock
-from marketd.errors import MalformedPayload, SourceRejected
+from marketd.errors import MalformedMessage, OutOfRange, SourceError, SymbolNotFound
 from marketd.model import BAR_SCHEMA, Interval
 from marketd.model.time import NS_PER_S
 from marketd.sources.coinbase.config import CoinbaseConfig
 from marketd.sources.coinbase.parse import NAME, Candle, RestTrade, parse_candles
 from marketd.sources.coinbase.symbols import product_id
-from marketd.sources.http import HttpClient
+from marketd.sources.http import Answer, HttpClient, RequestBudget
+from marketd.telemetry import Metrics
 
 __all__ = ["GRANULARITIES", "CoinbaseHistory", "http_client", "product_ids", "trade_pages"]
 
@@ -28,9 +29,18 @@ class Product(msgspec.Struct, frozen=True):
     id: str
 
 
-def http_client(config: CoinbaseConfig, clock: Clock) -> HttpClient:
+def http_client(
+    config: CoinbaseConfig, clock: Clock, *, budget: RequestBudget | None = None, metrics: Metrics | None = None
+) -> HttpClient:
     """One client for all parts of the provider: the exchange limits by address (10/s, 15 at once)."""
-    return HttpClient(NAME, config.rest_url, config.http, clock)
+    return HttpClient(NAME, config.rest_url, config.http, clock, classify=_classify, budget=budget, metrics=metrics)
+
+
+def _classify(answer: Answer) -> SourceError | None:
+    """Of what `HttpClient` cannot know: which refusals are about the symbol."""
+    if answer.status == 404:
+        return SymbolNotFound(NAME, f"HTTP 404: {answer.text[:200]}")
+    return None
 
 
 class CoinbaseHistory:
@@ -45,7 +55,7 @@ class CoinbaseHistory:
         """See `BarHistory.bars`. Minutes without trades are absent; `vwap` and `trades` are not told."""
         granularity_s = GRANULARITIES.get(interval.name)
         if granularity_s is None:
-            raise SourceRejected(NAME, f"has no {interval} bars, only {', '.join(GRANULARITIES)}")
+            raise OutOfRange(NAME, f"has no {interval} bars, only {', '.join(GRANULARITIES)}")
         product = product_id(symbol)
         step_ns = self._config.candles_per_call * interval.ns
         tables: list[pa.Table] = []
@@ -58,6 +68,7 @@ class CoinbaseHistory:
                 f"/products/{product}/candles",
                 list[Candle],
                 {"granularity": granularity_s, "start": page_ns // NS_PER_S, "end": page_end_ns // NS_PER_S},
+                endpoint="candles",
             )
             as_of_ns = self._clock.time_ns()
             tables.append(
@@ -82,16 +93,17 @@ async def trade_pages(http: HttpClient, product: str, ids: range) -> AsyncGenera
             f"/products/{product}/trades",
             list[RestTrade],
             {"after": before_id, "limit": min(_TRADES_PER_CALL, before_id - ids.start)},
+            endpoint="trades",
         )
         yield [trade for trade in page if trade.trade_id in ids]
         if not page:
             return
         oldest_id = min(trade.trade_id for trade in page)
         if oldest_id >= before_id:
-            raise MalformedPayload(NAME, f"{product}: trades after={before_id} gave {oldest_id}")
+            raise MalformedMessage(NAME, f"{product}: trades after={before_id} gave {oldest_id}")
         before_id = oldest_id
 
 
 async def product_ids(http: HttpClient) -> frozenset[str]:
     """Every product the exchange lists."""
-    return frozenset(product.id for product in await http.get_json("/products", list[Product]))
+    return frozenset(product.id for product in await http.get_json("/products", list[Product], endpoint="products"))

@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
-from marketd.errors import MalformedPayload
+from marketd.errors import MalformedMessage
 from marketd.model import BAR_SCHEMA, Interval, Quarantined, Quote, SourceEvent, Trade, parse_ns
 from marketd.model.time import NS_PER_S
 
@@ -233,7 +233,7 @@ def parse_candles(
     """Those of `rows` with start_ns <= ts < end_ns that were over at `as_of_ns`, as a `BAR_SCHEMA` table by ts.
 
     The exchange sends the newest first, may send rows before the asked start, and includes the running candle.
-    Raises MalformedPayload if a candle comes twice.
+    Raises MalformedMessage if a candle comes twice.
     """
     table = np.array(rows, np.float64).reshape(-1, 6)  # seconds are exact in a double
     ts = table[:, 0].astype(np.int64) * NS_PER_S
@@ -242,7 +242,7 @@ def parse_candles(
     keep = (ts >= start_ns) & (ts < end_ns) & (ts <= as_of_ns - interval.ns)
     ts, (_, low, high, open_, close, volume) = ts[keep], table[order][keep].T
     if (np.diff(ts) == 0).any():
-        raise MalformedPayload(NAME, f"{symbol}: a {interval} candle came twice")
+        raise MalformedMessage(NAME, f"{symbol}: a {interval} candle came twice")
     n = len(ts)
     constant = {"symbol": symbol, "interval": interval.name, "side": "trade", "provider": NAME, "status": "backfill"}
     columns: dict[str, Any] = {name: pa.repeat(pa.scalar(value), n) for name, value in constant.items()}

@@ -22,6 +22,7 @@ import msgspec
 from aiohttp import WSMsgType, web
 
 from marketd.clock import Clock, SystemClock
+from marketd.testing.providers.misbehave import Misbehaviour
 
 __all__ = ["CoinbaseSimulator"]
 
@@ -190,7 +191,7 @@ class CoinbaseSimulator:
     The history before the start is `history_minutes` long, a fifth of its minutes without a trade, and the same
     for the same seed and clock. trade_interval_s: a random trade of every product so often; None, only
     `trade` makes them. row_before_start: candles answer one row too many. error_names_product: whether a refused
-    subscription says which product it was about.
+    subscription says which product it was about. misbehaviour: of its requests.
     """
 
     def __init__(
@@ -207,6 +208,7 @@ class CoinbaseSimulator:
         row_before_start: bool = True,
         error_names_product: bool = True,
     ) -> None:
+        self.misbehaviour = Misbehaviour()
         self._clock = clock or SystemClock()
         self._port = port
         self._trade_interval_s = trade_interval_s
@@ -303,7 +305,7 @@ class CoinbaseSimulator:
 
     async def come_back(self) -> None:
         """Listen again, on the same port."""
-        app = web.Application(middlewares=[self._guard])
+        app = web.Application(middlewares=[self.misbehaviour.middleware, self._guard])
         app.add_routes(
             [
                 web.get("/", self._stream),
