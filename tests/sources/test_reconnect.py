@@ -10,6 +10,7 @@ import pytest
 
 from marketd.errors import InvalidInput, MalformedMessage, SourceRejected, SourceUnavailable
 from marketd.model import Connected, Disconnected, Quarantined, Trade
+from marketd.sources.contract import Subscriptions
 from marketd.sources.reconnect import ReconnectPolicy, reconnecting
 from marketd.testing import ManualClock
 
@@ -135,6 +136,34 @@ def test_a_connection_that_lived_starts_the_waits_anew_without_a_tick():
     script = Script(fail, fail, [29.0, fail], [30.0, fail], fail)
     asyncio.run(script.play(70.0))
     assert script.attempts_s == [0, 1, 3, 36, 67, 69]
+
+
+def test_after_so_many_failures_a_source_rests_until_it_is_asked():
+    script = Script(*[SourceUnavailable("x", f"no {n}") for n in range(5)])
+    wanted = Subscriptions()
+    wanted.attempts = 3
+
+    async def main():
+        async def listen():
+            loop = reconnecting(
+                "x", script.connect, clock=script.clock, policy=NO_JITTER, rng=random.Random(0), rest=wanted.rest
+            )
+            async with aclosing(loop) as batches:
+                async for _ in batches:
+                    pass
+
+        task = asyncio.create_task(listen())
+        await script.clock.advance(1_000.0)
+        assert script.attempts_s == [0.0, 1.0, 3.0]
+        assert wanted.resting
+        wanted.ask()
+        await script.clock.advance(1.5)
+        assert script.attempts_s == [0.0, 1.0, 3.0, 1_000.0, 1_001.0]
+        assert not wanted.resting
+        task.cancel()
+        await asyncio.wait({task})
+
+    asyncio.run(main())
 
 
 def test_jitter_adds_up_to_a_tenth_and_is_seeded():

@@ -125,12 +125,18 @@ class Subscriptions:
 
     A source reads `symbols` when it connects and awaits `changed` to follow; it re-asserts all of `symbols`
     after every reconnect. Only the event loop's thread touches it.
+
+    attempts: after so many failures in a row to connect, the source rests until `ask`; None never rests. resting:
+    whether it does.
     """
 
     def __init__(self, symbols: Iterable[str] = ()) -> None:
         self._symbols: dict[str, None] = dict.fromkeys(symbols)
         self._version = 0
         self._changed = asyncio.Event()
+        self._asked = asyncio.Event()
+        self.attempts: int | None = None
+        self.resting = False
 
     @property
     def symbols(self) -> tuple[str, ...]:
@@ -161,6 +167,23 @@ class Subscriptions:
                 del self._symbols[symbol]
             self._bump()
         return gone
+
+    def ask(self) -> None:
+        """Ask a source that rests after too many failures to try again."""
+        self._asked.set()
+        self._asked = asyncio.Event()
+
+    async def rest(self, failures: int) -> bool:
+        """What a source awaits after so many failures in a row: returns False while there are attempts left, else True
+        once it was asked."""
+        if self.attempts is None or failures < self.attempts:
+            return False
+        self.resting = True
+        try:
+            await self._asked.wait()
+        finally:
+            self.resting = False
+        return True
 
     def _bump(self) -> None:
         self._version += 1

@@ -176,7 +176,8 @@ class HttpClient:
 
     source: the provider's name in errors. base_url: without a trailing slash. headers: sent with every
     request. secrets: texts that are cut out of everything this client says. classify: gets every answer (also with
-    status 200) and returns the error that it is, or None to have it judged by its status. budget, metrics: shared with
+    status 200) and returns the error that it is (its reason without method and path, which are put before it), or None to
+    have it judged by its status. budget, metrics: shared with
     the rest of the server. transport: None for aiohttp.
     """
 
@@ -347,7 +348,7 @@ class HttpClient:
         if error is None:
             error = self._by_status(method, path, answer)
         else:
-            self._clean(error)
+            self._clean(error, f"{method} {path}: ")
         if isinstance(error, Throttled):
             if self._budget is not None:
                 self._budget.throttled(label, error.retry_after_s)
@@ -382,9 +383,12 @@ class HttpClient:
             return None
         return max(0.0, then.timestamp() - self._clock.time_ns() / NS_PER_S)
 
-    def _clean(self, error: SourceError) -> None:
-        error.reason = self._redact(error.reason)
-        error.args = tuple(self._redact(arg) if isinstance(arg, str) else arg for arg in error.args)
+    def _clean(self, error: SourceError, before: str) -> None:
+        reason = error.reason
+        error.reason = self._redact(before + reason)
+        error.args = tuple(
+            error.reason if arg == reason else self._redact(arg) if isinstance(arg, str) else arg for arg in error.args
+        )
 
     def _redact(self, text: str) -> str:
         for secret in self._secrets:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing
 
 import msgspec
@@ -62,13 +62,15 @@ async def reconnecting(
     clock: Clock,
     policy: ReconnectPolicy,
     rng: random.Random,
+    rest: Callable[[int], Awaitable[bool]] | None = None,
 ) -> Batches:
     """Yield `[Connected]`, the batches of one connection, `[Disconnected]`, wait, and so on for ever.
 
     connect: opens a connection and subscribes; its context releases everything it opened. It, or its
     batches, ends or raises SourceError or OSError when the connection is lost; an attempt that fails
     gives a `Disconnected` with its reason too. `SourceRejected`, and what is not a provider's doing, passes
-    through. `SourceUnavailable.retry_after_s` is a lower limit of the wait.
+    through. `SourceUnavailable.retry_after_s` is a lower limit of the wait. rest: awaited with the
+    number of failures in a row (`Subscriptions.rest`); True says that it took a rest, and the count starts anew.
     """
     failures = 0
     while True:
@@ -95,5 +97,8 @@ async def reconnecting(
         lived_ns = 0 if opened_ns is None else clock.monotonic_ns() - opened_ns
         if brought_ticks or (opened_ns is not None and lived_ns >= policy.lived_s * NS_PER_S):
             failures = 0
+        if rest is not None and await rest(failures + 1):
+            failures = 0
+            continue
         await clock.sleep(max(policy.delay_s(failures, rng), retry_after_s))
         failures += 1

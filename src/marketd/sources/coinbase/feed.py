@@ -94,7 +94,14 @@ class CoinbaseSource:
         http = self._http or http_client(self._config, self._clock)
         try:
             feed = _Feed(self._config, self._clock, self._tap, http, wanted, self._rng)
-            loop = reconnecting(NAME, feed.connection, clock=self._clock, policy=self._config.reconnect, rng=self._rng)
+            loop = reconnecting(
+                NAME,
+                feed.connection,
+                clock=self._clock,
+                policy=self._config.reconnect,
+                rng=self._rng,
+                rest=wanted.rest,
+            )
             async with aclosing(loop):
                 async for batch in loop:
                     yield batch
