@@ -10,6 +10,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from marketd.app import Server
@@ -156,3 +157,16 @@ def test_a_job_list_without_an_address_is_refused_at_the_start(tmp_path) -> None
     config = Config(server=ServerConfig(data_dir=str(tmp_path)), jobs=JobsConfig(use_rlc=True))
     with pytest.raises(ConfigError, match="redis_url"):
         Server(config, sources=[])
+
+
+def test_a_server_that_is_refused_leaves_the_data_directory_to_the_next(tmp_path) -> None:
+    good = Config(server=ServerConfig(data_dir=str(tmp_path)))
+    with pytest.raises(ConfigError, match="redis_url") as refused:
+        Server(msgspec.structs.replace(good, jobs=JobsConfig(use_rlc=True)), sources=[])
+    # while the error, and so the refused server in its frames, is still there
+    server = Server(good, sources=[])
+    assert refused.value.field == "redis_url"
+    assert server.store.symbols() == ()
+    asyncio.run(server.stop())
+    again = Server(good, sources=[])
+    asyncio.run(again.stop())

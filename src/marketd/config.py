@@ -139,7 +139,7 @@ class SourcesConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 
 class HistoryConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """prefer: providers whose bars come before those of others when several have one, the first first. Of the others
-    the one that was heard last is given."""
+    the one that was heard last is given, `…:adjusted` ones last."""
 
     prefer: tuple[str, ...] = ()
 

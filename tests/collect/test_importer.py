@@ -18,7 +18,7 @@ from marketd.collect.importer import ImportSummary, import_file
 from marketd.config import Config, ServerConfig
 from marketd.errors import InvalidInput, MarketDataError
 from marketd.ingest.history import KeepBars, KeptBars
-from marketd.model import Interval, parse_ns
+from marketd.model import BAR_SCHEMA, Interval, parse_ns
 from marketd.sources.files import FileOptions, understand
 from marketd.testing import ManualClock
 
@@ -117,6 +117,22 @@ def test_providers_of_a_file_come_in_separately(tmp_path: Path) -> None:
     assert [(provider, bars.column("close").to_pylist()) for provider, bars in door.batches] == [
         ("a", [1.0, 1.0]),
         ("b", [2.0]),
+    ]
+
+
+def test_versions_of_a_bar_come_in_one_after_the_other(tmp_path: Path) -> None:
+    header = "ts,open,high,low,close,known_at,provider"
+    rows = [
+        "2020-01-02,1,1,1,1,2020-01-03T00:00Z,a", "2020-01-02,2,2,2,2,2020-01-04T00:00Z,a",
+        "2020-01-03,1,1,1,3,2020-01-04T00:00Z,a", "2020-01-02,1,1,1,4,2020-01-04T00:00Z,b",
+        "2020-01-02,1,1,1,5,2020-01-04T00:00Z,a", "2020-01-03,1,1,1,6,2020-01-03T00:00Z,a",
+    ]  # fmt: skip
+    door = Door()
+    run(csv(tmp_path, rows, header), door, interval="1d", as_of="file")
+    assert [(provider, bars.column("close").to_pylist()) for provider, bars in door.batches] == [
+        ("a", [1.0, 6.0]),
+        ("a", [2.0, 3.0, 5.0]),  # 2 and 5 became known at once: the door judges that
+        ("b", [4.0]),
     ]
 
 
@@ -333,6 +349,48 @@ def test_import_export_and_import_again(tmp_path: Path, config: str) -> None:
     code, said = invoke(import_files, out, "--config", config)
     assert code == 0, said
     assert "300 bars: 0 new, 300 known before" in said
+
+
+@pytest.mark.parametrize("ending", ["parquet", "csv.gz"])
+def test_an_export_of_versions_is_imported_as_the_same_versions(tmp_path: Path, config: str, ending: str) -> None:
+    step = 60 * 10**9
+    start_ns = START_S * 10**9
+    template = {
+        "symbol": "AAPL", "interval": "1m", "side": "trade", "open": 100.0, "high": 102.0, "low": 99.0,
+        "volume": 7.0, "vwap": None, "trades": 3,
+    }  # fmt: skip
+    told = [  # minute, close, provider, status, known so many seconds after its start
+        (0, 100.5, "sim", "final", 60), (0, 100.5, "sim", "withdrawn", 90), (1, 100.25, "sim", "provisional", 60),
+        (1, 100.5, "sim", "final", 61), (1, 100.75, "yahoo", "backfill", 61), (1, 100.25, "sim", "provisional", 95),
+        (1, 101.0, "file:adjusted", "backfill", 99), (3, 100.0, "sim", "final", 60), (3, 100.0, "sim", "withdrawn", 70),
+    ]  # fmt: skip
+    bars = [
+        template
+        | {"ts": start_ns + n * step, "close": close, "provider": provider, "status": status}
+        | {"as_of": start_ns + n * step + known * 10**9}
+        for n, close, provider, status, known in told
+    ]
+    table = pa.Table.from_pylist(bars, schema=BAR_SCHEMA)
+    folders = [tmp_path / "data", tmp_path / "other"]
+
+    async def stored(folder: Path, new: pa.Table | None = None) -> pa.Table:
+        async with open_offline(Config(server=ServerConfig(data_dir=str(folder)))) as engine:
+            if new is not None:
+                engine.store.append(new)
+            batches = engine.store.read_versions("AAPL", Interval.parse("1m"), 0, NOW)
+            return pa.Table.from_batches(batches, BAR_SCHEMA)
+
+    assert asyncio.run(stored(folders[0], table)).equals(table)
+    out = str(tmp_path / f"out.{ending}")
+    code, said = invoke(export_bars, "--out", out, "--versions", "--config", config)
+    assert (code, "9 bars of 1 symbols" in said) == (0, True)
+    other = tmp_path / "other.yaml"
+    other.write_text(f"server:\n  data_dir: {folders[1]}\nmarket_data: {{}}\n", encoding="utf-8")
+    for new in (9, 0):
+        code, said = invoke(import_files, out, "--as-of", "file", "--config", str(other))
+        assert code == 0, said
+        assert f"9 bars: {new} new" in said
+        assert asyncio.run(stored(folders[1])).equals(table)
 
 
 def test_what_is_left_open_is_asked_before_anything_is_kept(tmp_path: Path, config: str) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import random
+from collections.abc import Callable
 from fractions import Fraction
+from itertools import pairwise
 
 import pyarrow as pa
 import pytest
@@ -158,3 +161,85 @@ def test_any_minutes_give_what_sorting_and_grouping_gives(rows, interval) -> Non
     assert got == expected
     if not groups:
         assert rolled(*parts, interval=interval) == []
+
+
+STATUSES = ["final", "corrected", "backfill", "provisional", "live"]  # from the surest
+
+
+def one_by_one(parts: list[dict], interval: str, start_of: Callable[[int], int]) -> list[dict]:
+    """What the documentation says, a row at a time, in fractions."""
+    groups: dict[int, list[dict]] = {}
+    for part in parts:
+        if part["status"] != "withdrawn":
+            groups.setdefault(start_of(part["ts"]), []).append(part)
+    out = []
+    for ts, members in groups.items():
+        first, last = members[0], members[-1]
+        volumes = [Fraction(p["volume"]) for p in members if p["volume"] is not None]
+        counts = [p["trades"] for p in members if p["trades"] is not None]
+        heavy = [p for p in members if p["volume"]]
+        vwap = None
+        if heavy and all(p["vwap"] is not None for p in heavy):
+            vwap = float(sum(Fraction(p["vwap"]) * Fraction(p["volume"]) for p in heavy) / sum(volumes))
+        row = {
+            "symbol": first["symbol"], "interval": interval, "side": first["side"], "ts": ts, "open": first["open"],
+            "high": max(p["high"] for p in members), "low": min(p["low"] for p in members), "close": last["close"],
+            "volume": float(sum(volumes)) if volumes else None, "vwap": vwap,
+            "trades": sum(counts) if counts else None, "provider": last["provider"],
+            "status": max((p["status"] for p in members), key=STATUSES.index),
+            "as_of": max(p["as_of"] for p in members),
+        }  # fmt: skip
+        out.append(row)
+    return out
+
+
+def drawn(rng: random.Random, minute: int, absent: float) -> dict:
+    """A bar whose volume and vwap have few binary digits, so that their sums are the same in any order."""
+
+    def maybe(value: float) -> float | None:
+        return None if rng.random() < absent else value
+
+    return bar(
+        minute,
+        side="bid",
+        **{name: rng.uniform(1, 1e5) for name in ("open", "high", "low", "close")},
+        volume=maybe(rng.randrange(2**12) / 4 * rng.randrange(4)),
+        vwap=maybe(rng.randrange(1, 2**16) / 64),
+        trades=maybe(rng.randrange(10**6)),
+        provider=rng.choice(["alpaca", "p", "oanda"]),
+        status=rng.choices([*STATUSES, "withdrawn"], [20, 3, 3, 2, 1, absent * 10])[0],
+        as_of=T0 + 10**15 + rng.randrange(10**15),
+    )
+
+
+def same_one_by_one(parts: list[dict], pieces: list[pa.Table], interval: str, start_of: Callable | None = None) -> None:
+    length = Interval.parse(interval)
+    offset = 4 * 24 * 60 * MINUTE if interval == "1w" else 0  # a Monday
+    expected = one_by_one(parts, interval, start_of or (lambda ts: ts - (ts - offset) % length.ns))
+    assert roll_up(pa.concat_tables(pieces), length, start_of).equals(pa.Table.from_pylist(expected, schema=BAR_SCHEMA))
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.randoms(use_true_random=False),
+    st.sets(st.integers(0, 30_000), max_size=40),
+    st.sampled_from([0.0, 0.2, 1.0]),
+    st.lists(st.integers(0, 40), max_size=3),
+    st.sampled_from(["1m", "5m", "1h", "4h", "1d", "1w"]),
+)
+def test_every_column_in_any_pieces_is_what_a_row_at_a_time_gives(rng, minutes, absent, cuts, interval) -> None:
+    parts = [drawn(rng, minute, absent) for minute in sorted(minutes)]
+    whole = table(*parts)
+    edges = [0, *sorted(min(cut, len(parts)) for cut in cuts), len(parts)]
+    same_one_by_one(parts, [whole.slice(a, b - a) for a, b in pairwise(edges)], interval)
+
+
+@pytest.mark.parametrize("absent", [0.0, 0.1])
+@pytest.mark.parametrize("shift_h", [None, 7])
+def test_a_month_of_minutes_is_what_a_row_at_a_time_gives(absent, shift_h) -> None:
+    rng = random.Random(5)
+    parts = [drawn(rng, minute, absent) for minute in sorted(rng.sample(range(30 * 1440), 8_000))]
+    shift, day = (shift_h or 0) * 60 * MINUTE, 1440 * MINUTE
+    # a day that begins at 17:00 UTC the evening before
+    start_of = None if shift_h is None else lambda ts: (ts + shift) // day * day
+    same_one_by_one(parts, [table(*parts)], "1d", start_of)

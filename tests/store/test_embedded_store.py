@@ -64,6 +64,16 @@ class TestWithEverythingInTheLog(StoreConformance):
         return open_store(folder)
 
 
+class TestReadingHistoryFromTheLog(StoreConformance):
+    def make_store(self, folder: Path) -> EmbeddedStore:
+        return open_store(folder, run_rows=1)
+
+
+class TestSealingHistoryThatIsReadFromTheLog(StoreConformance):
+    def make_store(self, folder: Path) -> EmbeddedStore:
+        return open_store(folder, run_rows=2, seal_rows=5)
+
+
 class TestSealingAllTheTime(StoreConformance):
     def make_store(self, folder: Path) -> EmbeddedStore:
         return open_store(folder, seal_rows=1, row_group_rows=2)

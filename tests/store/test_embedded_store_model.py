@@ -17,6 +17,7 @@ DAY = 86_400 * 10**9
 class EmbeddedMachine(StoreMachine):
     @initialize(
         seal_rows=st.sampled_from([1, 3, 8, 1000]),
+        run_rows=st.sampled_from([1, 2, 1000]),
         row_group_rows=st.sampled_from([1, 3, 100]),
         file_rows=st.sampled_from([1, 5, 1000]),
         by_time_days=st.sampled_from([0, 400]),

@@ -145,6 +145,45 @@ def test_versions_hold_everything_even_what_was_withdrawn(tmp_path: Path) -> Non
     assert pq.read_table(path).column("status").to_pylist()[3] == "withdrawn"
 
 
+def test_versions_of_withdrawn_bars_at_open_ends_are_there_too(tmp_path: Path) -> None:
+    step = MINUTE.ns
+    store = stored(
+        bar(0, as_of=10), bar(0, as_of=20, status="withdrawn"), bar(2 * step, as_of=10),
+        bar(9 * step, as_of=10), bar(9 * step, as_of=30, status="withdrawn"),
+        bar(7 * step, symbol="GONE", as_of=10, status="withdrawn"),
+    )  # fmt: skip
+    path = tmp_path / "out.parquet"
+
+    def exported(**asked: Any) -> list[tuple[str, int]]:
+        summary = export(store, ExportQuery(interval=MINUTE, versions=True, **asked), path)
+        rows = pq.read_table(path)
+        assert (summary.rows, summary.symbols) == (rows.num_rows, len(set(rows.column("symbol").to_pylist())))
+        starts = [ts // step for ts in rows.column("ts").cast(pa.int64()).to_pylist()]
+        return list(zip(rows.column("symbol").to_pylist(), starts, strict=True))
+
+    assert exported() == [("AAPL", 0), ("AAPL", 0), ("AAPL", 2), ("AAPL", 9), ("AAPL", 9), ("GONE", 7)]
+    assert exported(start_ns=step, end_ns=9 * step) == [("AAPL", 2), ("GONE", 7)]
+    assert exported(symbols=("AAPL",), start_ns=3 * step) == [("AAPL", 9), ("AAPL", 9)]
+    assert exported(end_ns=step) == [("AAPL", 0), ("AAPL", 0)]
+
+
+@pytest.mark.parametrize("file_format", FORMATS)
+def test_versions_are_imported_as_the_same_versions(tmp_path: Path, file_format: Any) -> None:
+    step = MINUTE.ns
+    bars = [
+        bar(step, close=1.0, as_of=10), bar(step, close=2.0, as_of=20), bar(step, close=1.0, as_of=30),
+        bar(step, close=1.0, as_of=30, provider="other"), bar(step, close=1.0, as_of=40, status="withdrawn"),
+        bar(step, close=3.0, as_of=41, provider="file:adjusted"), bar(3 * step, close=4.0, as_of=10, side="bid"),
+    ]  # fmt: skip
+    path = tmp_path / "all.bars"
+    export(stored(*bars), ExportQuery(interval=MINUTE, versions=True, side="all"), path, file_format)
+    again = MemoryStore()
+    again.append(imported(path, as_of="file"))
+    for side, expected in (("trade", bars[:6]), ("bid", bars[6:]), ("ask", [])):
+        batches = again.read_versions("AAPL", MINUTE, 0, 9 * step, side=side)
+        assert pa.Table.from_batches(batches, BAR_SCHEMA).equals(table(*expected))
+
+
 def test_a_long_range_is_read_in_slices_without_losing_a_bar(tmp_path: Path) -> None:
     step = MINUTE.ns
     slots = (0, 1, 499_999, 500_000, 500_001, 1_700_000)
@@ -199,9 +238,3 @@ def test_what_cannot_be_is_named(tmp_path: Path) -> None:
         ExportQuery(interval=MINUTE, versions=True, as_of_ns=1)
     with pytest.raises(StoreError, match="No such file"):
         export(stored(bar(0)), ExportQuery(interval=MINUTE), tmp_path / "nowhere" / "out.parquet")
-    with pytest.raises(InvalidInput, match="with --versions"):
-        export(
-            stored(bar(0), bar(10**10 * MINUTE.ns // 1000)),
-            ExportQuery(interval=MINUTE, versions=True),
-            tmp_path / "o.csv",
-        )

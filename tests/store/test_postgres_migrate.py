@@ -18,7 +18,7 @@ from marketd.store.postgres import Database, PostgresConfig, PostgresRecords, Po
 from marketd.store.postgres.migrate import Migration, check_schema, migrations
 from marketd.testing import ManualClock
 
-NAMES = ("001 bars", "002 quotes", "003 records", "004 analytics")
+NAMES = ("001 bars", "002 quotes", "003 records", "004 analytics", "005 adjusted_last")
 TABLES = {
     *("candles_intraday", "candles_long", "candle_series", "quotes_l1", "symbol_universe", "universe_versions"),
     *("ingestion_cursor", "backfill_jobs", "answered_spans", "macro_factors", "options_metrics", "indicator_values"),
@@ -48,7 +48,7 @@ def relations(database: Database, *kinds: str) -> set[str]:
 
 def test_an_empty_database_gets_every_table_and_view(database: Database) -> None:
     report = migrate(database)
-    assert (report.before, report.after, report.applied) == (0, 4, NAMES)
+    assert (report.before, report.after, report.applied) == (0, 5, NAMES)
     assert (report.partitioning, report.settings) == ("native", ())
     assert relations(database, "r", "p") == TABLES
     assert relations(database, "v") == VIEWS
@@ -57,16 +57,22 @@ def test_an_empty_database_gets_every_table_and_view(database: Database) -> None
 def test_a_second_time_there_is_nothing_to_do(database: Database) -> None:
     migrate(database)
     again = migrate(database)
-    assert (again.before, again.after, again.applied) == (4, 4, ())
+    assert (again.before, again.after, again.applied) == (5, 5, ())
     check_schema(database)
     with database.connection(snapshot=True) as connection:
         rows = connection.execute("SELECT version, name, length(checksum) FROM schema_migrations ORDER BY 1").fetchall()
-    assert rows == [(1, "bars", 64), (2, "quotes", 64), (3, "records", 64), (4, "analytics", 64)]
+    assert rows == [
+        (1, "bars", 64),
+        (2, "quotes", 64),
+        (3, "records", 64),
+        (4, "analytics", 64),
+        (5, "adjusted_last", 64),
+    ]
 
 
 def test_a_dry_run_changes_nothing(database: Database) -> None:
     report = migrate(database, dry_run=True)
-    assert (report.before, report.after, report.applied) == (0, 4, NAMES)
+    assert (report.before, report.after, report.applied) == (0, 5, NAMES)
     assert relations(database, "r", "p", "v") == set()
 
 
@@ -94,11 +100,11 @@ def test_a_later_migration_is_applied_alone(database: Database) -> None:
     with pytest.raises(StoreError, match="has schema 2; run `marketd migrate`"):
         check_schema(database)
     report = migrate(database)
-    assert (report.before, report.after, report.applied) == (2, 4, NAMES[2:])
+    assert (report.before, report.after, report.applied) == (2, 5, NAMES[2:])
 
 
 def test_a_migration_that_fails_leaves_nothing_behind(database: Database) -> None:
-    bad = Migration(version=5, name="bad", checksum="x", sql="CREATE TABLE half (n integer); SELECT 1 / 0")
+    bad = Migration(version=6, name="bad", checksum="x", sql="CREATE TABLE half (n integer); SELECT 1 / 0")
     with pytest.raises(StoreError, match="division by zero"):
         migrate(database, (*migrations(), bad))
     assert relations(database, "r", "p", "v") == set()
@@ -110,7 +116,7 @@ def test_a_database_of_a_later_version_is_refused(database: Database) -> None:
     with database.connection() as connection:
         connection.execute("INSERT INTO schema_migrations (version, name, checksum) VALUES (99, 'teleport', 'x')")
     for ask in (migrate, check_schema):
-        with pytest.raises(StoreError, match=r"has schema 99 \(teleport\); this version of marketd knows 4"):
+        with pytest.raises(StoreError, match=r"has schema 99 \(teleport\); this version of marketd knows 5"):
             ask(database)
 
 
@@ -152,8 +158,8 @@ def test_the_command_says_what_it_does(empty_database: str) -> None:
     assert planned.exit_code == 0, planned.output
     assert planned.output.splitlines()[0] == "001 bars would be applied"
     done = runner.invoke(command, ["--database-url", empty_database])
-    assert "004 analytics applied" in done.output
-    assert done.output.splitlines()[-1].endswith("at schema 4 (partitioned by PostgreSQL)")
+    assert "005 adjusted_last applied" in done.output
+    assert done.output.splitlines()[-1].endswith("at schema 5 (partitioned by PostgreSQL)")
     again = runner.invoke(command, ["--database-url", empty_database])
     assert again.output.splitlines()[-1].endswith("up to date (partitioned by PostgreSQL)")
 

@@ -270,6 +270,26 @@ def test_a_long_read_is_put_together_from_pages(store: PostgresStore, monkeypatc
             assert [(ts - START) // MINUTE for ts in answer["ts"].cast(pa.int64()).to_pylist()] == expected
 
 
+def test_versions_are_put_together_from_pages(store: PostgresStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("marketd.store.postgres.bars._PAGE_ROWS", 4)
+    # six versions of each bar, of two providers, each time at one moment
+    parts = []
+    for number in range(5):
+        for version in range(3):
+            rows = minute(number, close=float(version), as_of_ns=START + 100 * number + version)
+            other = rows.set_column(11, "provider", pa.array(["yahoo"] * ROWS)).cast(BAR_SCHEMA)
+            parts += [rows.slice(3, 1), other.slice(3, 1)]
+            store.append(pa.concat_tables([rows, other]))
+    batches = list(store.read_versions("S3", M1, -FOREVER, FOREVER))
+    assert [batch.num_rows for batch in batches] == [4, 4, 4, 4, 4, 4, 4, 2]
+    assert pa.Table.from_batches(batches).equals(pa.concat_tables(parts).combine_chunks())
+    some = store.read_versions("S3", M1, START + 1, START + 2 * MINUTE + 1)
+    assert pa.Table.from_batches(some).equals(pa.concat_tables(parts[6:18]).combine_chunks())
+    # exactly one page
+    monkeypatch.setattr("marketd.store.postgres.bars._PAGE_ROWS", 30)
+    assert [batch.num_rows for batch in store.read_versions("S3", M1, -FOREVER, FOREVER)] == [30]
+
+
 def test_nanoseconds_are_kept(store: PostgresStore) -> None:
     table = minute(0).slice(0, 1)
     times = [START, START + 1, START + 999, START + 1_000, -1, -1_001]
@@ -295,6 +315,7 @@ def test_text_that_postgresql_cannot_hold_is_refused_and_not_found(store: Postgr
     for symbol in ("A\0B", "\ud800"):
         assert store.read(symbol, M1, 0, FOREVER).num_rows == 0
         assert store.versions(symbol, M1, START).num_rows == 0
+        assert list(store.read_versions(symbol, M1, 0, FOREVER)) == []
         assert store.cross_section(M1, START, symbols=[symbol, "S0"]).num_rows == 1
         presence = store.presence(M1, START, START + MINUTE, symbols=[symbol, "S0", "S0"])
         assert [bool(row[0]) for row in presence.bits] == [False, True, True]

@@ -93,6 +93,23 @@ def test_v_candles_shows_each_bar_once_as_it_is_now(store: PostgresStore, postgr
     assert ask(postgres_url, versions, AT) == [(3,)]
 
 
+def test_v_candles_shows_an_adjusted_bar_where_there_is_no_raw_one(store: PostgresStore, postgres_url: str) -> None:
+    next_minute = START + MINUTE
+    store.append(
+        bar_table(
+            [
+                bar(1.0, 60),
+                bar(2.0, 120, provider="file:adjusted"),
+                bar(3.0, 60, ts_ns=next_minute, provider="file:adjusted"),
+            ]
+        )
+    )
+    expected = [(1.0, "sim"), (3.0, "file:adjusted")]
+    shown = "SELECT close, provider FROM {} WHERE symbol = 'AAPL' AND interval = '1m' ORDER BY ts"
+    assert ask(postgres_url, shown.format("v_candles")) == expected
+    assert ask(postgres_url, shown.format("candles_as_of('2026-11-20 15:00Z')")) == expected
+
+
 def test_a_filter_on_v_candles_reaches_the_index_and_the_partition(store: PostgresStore, postgres_url: str) -> None:
     store.append(bar_table([bar(1.0, 60), bar(1.0, 60, ts_ns=parse_ns("2025-01-01"))]))
     sql = (

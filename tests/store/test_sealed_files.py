@@ -2,6 +2,10 @@
 
 import random
 import re
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import duckdb
@@ -10,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from marketd.errors import StoreCorrupt
 from marketd.model import Bar, Interval
 from marketd.model.time import NS_PER_S, parse_ns
 from marketd.store.embedded import EmbeddedStore, EmbeddedStoreConfig
@@ -128,6 +133,72 @@ def test_row_groups_end_with_a_symbol(tmp_path: Path) -> None:
             for number in range(parquet.num_row_groups)
         ]
     assert groups == [["A", "B"], ["C", "D"], ["E"]]
+
+
+@pytest.mark.parametrize("columns", [["status", "provider"], ["symbol", "side"], ["close"], ["provider", "ts", "vwap"]])
+@pytest.mark.parametrize(("first", "last"), [(0, 5), (1, 4), (2, 3)])
+def test_files_of_different_words_are_read_as_one(tmp_path: Path, columns: list[str], first: int, last: int) -> None:
+    days = [parse_ns(f"2026-11-{day}T14:30:00Z") for day in (16, 16, 17, 18, 18)]
+    rows = [
+        changed(FIRST, ts_ns=ts + n * MINUTE, close=float(n), provider=provider, status=status)
+        for n, (ts, provider, status) in enumerate(
+            zip(days, "abacb", ["final", "backfill", "final", "corrected", "final"], strict=True)
+        )
+    ]
+    with closing(EmbeddedStore(tmp_path, EmbeddedStoreConfig(compact_every_s=None), ManualClock(OPENING))) as store:
+        for row in rows:
+            store.append(bar_table([row, changed(row, symbol="MSFT")]))
+            store.seal()
+        bounds = rows[first].ts_ns, rows[last - 1].ts_ns + 1
+        [found] = store.scan(Interval.parse("1m"), *bounds, symbols=["AAPL"], columns=columns)
+    assert found.schema.names == columns
+    assert found.equals(bar_table(rows[first:last]).select(columns).combine_chunks().to_batches()[0])
+
+
+@pytest.fixture
+def shared(tmp_path: Path) -> Iterator[EmbeddedStore]:
+    """A store with four symbols in one row group, none of which it has read."""
+    config = EmbeddedStoreConfig(compact_every_s=None)
+    store = EmbeddedStore(tmp_path, config, ManualClock(OPENING), merge=merge)
+    store.append(bar_table([changed(FIRST, symbol=symbol, open=float(n)) for n, symbol in enumerate("ABCD")]))
+    store.seal()
+    store.compact()
+    yield store
+    store.close()
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_row_group_that_several_ask_for_at_once_is_read_once(
+    shared: EmbeddedStore, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    reads = threading.Semaphore(0)
+    go_on = threading.Event()
+    read_row_group = pq.ParquetFile.read_row_group
+
+    def slow(*args: object, **more: object) -> pa.Table:
+        reads.release()
+        assert go_on.wait(10)
+        if fails:
+            raise OSError("the disk is gone")
+        return read_row_group(*args, **more)
+
+    def opens(symbol: str) -> list[float]:
+        return shared.read(symbol, Interval.parse("1m"), OPENING, OPENING + MINUTE)["open"].to_pylist()
+
+    with ThreadPoolExecutor(4) as pool, monkeypatch.context() as patch:
+        patch.setattr(pq.ParquetFile, "read_row_group", slow)
+        asked = [pool.submit(opens, symbol) for symbol in "ABCD"]
+        assert reads.acquire(timeout=10)
+        assert not reads.acquire(timeout=0.2)
+        go_on.set()
+        if not fails:
+            assert [future.result() for future in asked] == [[0.0], [1.0], [2.0], [3.0]]
+            assert not reads.acquire(blocking=False)
+            return
+        for future in asked:
+            with pytest.raises(StoreCorrupt, match="the disk is gone"):
+                future.result()
+    assert opens("C") == [2.0]  # what failed once is tried again
 
 
 @pytest.mark.parametrize("folder", ["parts"], indirect=True)

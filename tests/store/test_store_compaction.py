@@ -85,6 +85,42 @@ def test_last_versions_and_those_before_are_in_files_of_their_own(tmp_path: Path
     store.close()
 
 
+def test_versions_of_a_range_come_in_pieces_from_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("marketd.store.embedded.engine._VERSIONS_AT_ONCE", 10)
+    store = open_store(tmp_path, ManualClock(OPENING + 9 * DAY), row_group_rows=4, by_time_days=0)
+    # three bars a day for nine days, the second with three versions, the third withdrawn
+    first = [bar(0, ts_ns=OPENING + d * DAY + n * MINUTE, as_of=1) for d in range(9) for n in range(3)]
+    second = [msgspec.structs.replace(b, close=7.0, as_of_ns=b.as_of_ns + DAY) for b in first[1::3]]
+    third = [msgspec.structs.replace(b, close=8.0, as_of_ns=b.as_of_ns + DAY) for b in second]
+    gone = [msgspec.structs.replace(b, status="withdrawn", as_of_ns=b.as_of_ns + DAY) for b in first[2::3]]
+    expected = []
+    for day in range(9):
+        expected += [*first[3 * day : 3 * day + 2], second[day], third[day], first[3 * day + 2], gone[day]]
+    for rows in (first, second, third[:6], gone[:3]):
+        store.append(bar_table([*rows, bar(0, "MSFT")]))
+        store.seal()
+    assert store.compact() > 0
+    store.append(bar_table(gone[3:7]))
+    store.seal()
+    store.append(bar_table([*third[6:], *gone[7:]]))
+    assert listed(tmp_path, "superseded")
+    assert listed(tmp_path, "part")
+    batches = list(store.read_versions("AAPL", M1, -FOREVER, FOREVER))
+    assert [batch.num_rows for batch in batches] == [12, 12, 6, 12, 12]  # cut where 10, 20, 30 and 40 are full
+    assert pa.Table.from_batches(batches).equals(bar_table(expected))
+    some = store.read_versions("AAPL", M1, OPENING + DAY + MINUTE, OPENING + 7 * DAY + 1)
+    assert pa.Table.from_batches(some).equals(bar_table(expected[7:43]))
+    # what comes while it is read is there if its turn has not come yet
+    reading = store.read_versions("AAPL", M1, -FOREVER, FOREVER)
+    seen = [next(reading)]
+    late = msgspec.structs.replace(first[0], ts_ns=OPENING + 9 * DAY, as_of_ns=OPENING + 10 * DAY)
+    store.append(bar_table([late, msgspec.structs.replace(first[0], close=9.0, as_of_ns=OPENING + 10 * DAY)]))
+    store.seal()
+    store.compact()
+    assert pa.Table.from_batches([*seen, *reading]).equals(bar_table([*expected, late]))
+    store.close()
+
+
 def test_a_later_revision_is_merged_with_what_was_merged_before(tmp_path: Path) -> None:
     store = open_store(tmp_path, by_time_days=0)
     versions = [bar(0, close=100.0 + n, as_of=n) for n in range(5)]

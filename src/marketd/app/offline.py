@@ -37,8 +37,8 @@ class Offline:
 async def open_offline(config: Config, clock: Clock | None = None) -> AsyncIterator[Offline]:
     """Open the configured stores. Raises StoreLocked while a server owns the data directory."""
     clock = clock or SystemClock()
-    stores = Stores(config, clock)
     memories = Memories(config, clock)
+    stores = Stores(config, clock)
     try:
         providers = {s.name: provider_of(s, wanted, memories) for s, wanted in build_sources(config, clock)}
         room = HistoryRoom(config, stores, clock, Metrics(), providers, note=Pipeline(clock).note_history)

@@ -83,52 +83,56 @@ class Server:
         )
         configured = build_sources(config, self.clock) if sources is None else sources
         self._stores = Stores(config, self.clock)
-        self.store, self.records = self._stores.bars, self._stores.records
-        self._stored_symbols = frozenset(self.store.symbols())
-        self._writer = BarWriter(
-            self.store,
-            self.clock,
-            self.metrics,
-            keep=self._is_kept,
-            publish=self._bars_durable,
-            turn=self._stores.turn,
-        )
-        self._cache_writer: CacheWriter | None = None
-        if config.redis_url is not None:
-            cache = RedisQuoteCache(config.redis_url)
-            self._cache_writer = CacheWriter(self._latest, cache, self.clock, metrics=self.metrics)
-            self.pipeline.on_accepted.append(lambda _batch, ids: self._cache_writer_mark(ids))
-        self._runners: dict[str, SourceRunner] = {}
-        self._infos: dict[str, SymbolInfo] = {}
-        for source, wanted in configured:
-            self._add_source(source, wanted)
-        self._memories = Memories(config, self.clock)
-        self._room = HistoryRoom(
-            config,
-            self._stores,
-            self.clock,
-            self.metrics,
-            {name: provider_of(r.source, r.wanted, self._memories) for name, r in self._runners.items()},
-            note=self.pipeline.note_history,
-            ready=self._live_is_served,
-            judged_ns=lambda: self._watch.judged_ns,
-        )
-        self.history, self.ledger = self._room.answers, self._room.ledger
-        self.backfill: Backfill = self._room.backfill
-        self._collection = Collection(
-            config,
-            self._room,
-            self.clock,
-            self.metrics,
-            quotes=self._quote_sources,
-            take=self.pipeline.take_asked,
-        )
-        self._quote_log: QuoteLogger | None = None
-        if config.database_url is not None and config.postgres.quote_log_seconds is not None:
-            from marketd.store.postgres import PostgresQuoteLog
+        try:
+            self.store, self.records = self._stores.bars, self._stores.records
+            self._stored_symbols = frozenset(self.store.symbols())
+            self._writer = BarWriter(
+                self.store,
+                self.clock,
+                self.metrics,
+                keep=self._is_kept,
+                publish=self._bars_durable,
+                turn=self._stores.turn,
+            )
+            self._cache_writer: CacheWriter | None = None
+            if config.redis_url is not None:
+                cache = RedisQuoteCache(config.redis_url)
+                self._cache_writer = CacheWriter(self._latest, cache, self.clock, metrics=self.metrics)
+                self.pipeline.on_accepted.append(lambda _batch, ids: self._cache_writer_mark(ids))
+            self._runners: dict[str, SourceRunner] = {}
+            self._infos: dict[str, SymbolInfo] = {}
+            for source, wanted in configured:
+                self._add_source(source, wanted)
+            self._memories = Memories(config, self.clock)
+            self._room = HistoryRoom(
+                config,
+                self._stores,
+                self.clock,
+                self.metrics,
+                {name: provider_of(r.source, r.wanted, self._memories) for name, r in self._runners.items()},
+                note=self.pipeline.note_history,
+                ready=self._live_is_served,
+                judged_ns=lambda: self._watch.judged_ns,
+            )
+            self.history, self.ledger = self._room.answers, self._room.ledger
+            self.backfill: Backfill = self._room.backfill
+            self._collection = Collection(
+                config,
+                self._room,
+                self.clock,
+                self.metrics,
+                quotes=self._quote_sources,
+                take=self.pipeline.take_asked,
+            )
+            self._quote_log: QuoteLogger | None = None
+            if config.database_url is not None and config.postgres.quote_log_seconds is not None:
+                from marketd.store.postgres import PostgresQuoteLog
 
-            log = PostgresQuoteLog(config.database_url, config.postgres, self.clock)
-            self._quote_log = QuoteLogger(self._latest, log, config.postgres.quote_log_seconds, self.clock)
+                log = PostgresQuoteLog(config.database_url, config.postgres, self.clock)
+                self._quote_log = QuoteLogger(self._latest, log, config.postgres.quote_log_seconds, self.clock)
+        except BaseException:  # or nobody could open them again in this process
+            self._stores.close()
+            raise
         self._watch = StreamWatch(self._has_bars)
         self._watch_thread = ThreadPoolExecutor(1, "stream-watch")
         self._down_ns: dict[str, int] = {}

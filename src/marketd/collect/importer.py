@@ -117,11 +117,12 @@ def _joined(parts: list[_Numbered]) -> _Numbered:
 
 async def _keep(keep: KeepBars, bars: pa.Table, lines: I64, tally: _Tally) -> None:
     for provider, of_provider, its_lines in _by_provider(bars, lines):
-        kept = await keep(provider, of_provider)
-        tally.accepted += kept.accepted
-        tally.new_versions += kept.new_versions
-        tally.refused.update(kept.refused)
-        tally.quarantine_lines(kept.quarantined, its_lines[list(kept.quarantined_rows)].tolist())
+        for part, part_lines in _by_version(of_provider, its_lines):
+            kept = await keep(provider, part)
+            tally.accepted += kept.accepted
+            tally.new_versions += kept.new_versions
+            tally.refused.update(kept.refused)
+            tally.quarantine_lines(kept.quarantined, part_lines[list(kept.quarantined_rows)].tolist())
 
 
 def _by_provider(bars: pa.Table, lines: I64) -> Iterator[tuple[str, pa.Table, I64]]:
@@ -132,6 +133,29 @@ def _by_provider(bars: pa.Table, lines: I64) -> Iterator[tuple[str, pa.Table, I6
         else:
             rows = np.flatnonzero(pc.equal(bars.column("provider"), name))
             yield name, bars.take(rows), lines[rows]
+
+
+def _by_version(bars: pa.Table, lines: I64) -> Iterator[_Numbered]:
+    """Of one provider: versions of a bar that became known one after the other, one after the other. The door would
+    take them for bars that contradict one another."""
+    as_of = bars.column("as_of").to_numpy().astype(np.int64)
+    words = [bars.column(name).combine_chunks().dictionary_encode().indices for name in ("symbol", "interval", "side")]
+    key = [starts_of(bars), *(codes.to_numpy() for codes in words)]
+    order = np.lexsort((as_of, *key))
+    as_of = as_of[order]
+    begins = np.ones(len(order), bool)
+    begins[1:] = np.logical_or.reduce([column[order[1:]] != column[order[:-1]] for column in key])
+    later = np.zeros(len(order), np.int64)
+    later[1:] = as_of[1:] != as_of[:-1]
+    later = np.cumsum(np.where(begins, 0, later))
+    turn = np.empty_like(later)
+    turn[order] = later - np.maximum.accumulate(np.where(begins, later, 0))
+    if not turn.any():
+        yield bars, lines
+        return
+    for number in range(int(turn.max()) + 1):
+        rows = np.flatnonzero(turn == number)
+        yield bars.take(rows), lines[rows]
 
 
 def _distinct(bars: pa.Table, column: str) -> list[str]:

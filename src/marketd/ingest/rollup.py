@@ -8,14 +8,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from marketd.model import BAR_SCHEMA, Interval, starts_of
 
 __all__ = ["roll_up"]
 
+_Floats = npt.NDArray[np.float64]
+
 _NS = pa.timestamp("ns", tz="UTC")
 _SURENESS = ("final", "corrected", "backfill", "provisional", "live")
+_WITHDRAWN = len(_SURENESS)
+_BY_LETTER = np.zeros(256, np.uint8)
+"""Of the first byte of a status its position in `_SURENESS`: no two begin alike."""
+for _position, _word in enumerate((*_SURENESS, "withdrawn")):
+    _BY_LETTER[ord(_word[0])] = _position
 
 
 def roll_up(
@@ -31,28 +37,20 @@ def roll_up(
     start_of: starts of parts to those of the bars that they become part of, both ascending; by default
     `interval.floor`.
     """
-    bars = bars.filter(pc.not_equal(bars["status"], pa.scalar("withdrawn")))
+    sureness = _sureness_of(bars["status"])
+    if sureness.max(initial=0) == _WITHDRAWN:
+        in_force = sureness != _WITHDRAWN
+        bars, sureness = bars.filter(pa.array(in_force)), sureness[in_force]
     if not bars.num_rows:
-        return bars
+        return BAR_SCHEMA.empty_table()
     ts = starts_of(bars)
     bucket = interval.floor(ts) if start_of is None else start_of(ts)
-    starts = np.flatnonzero(np.r_[True, bucket[1:] != bucket[:-1]])
-    ends = np.r_[starts[1:], len(ts)] - 1
-    volume = _floats(bars["volume"])
-    vwap = _floats(bars["vwap"])
-    total = np.add.reduceat(np.nan_to_num(volume), starts)
-    # A part without volume weighs nothing; one with volume and without vwap makes the sum NaN, which is absent.
-    weighted = np.add.reduceat(np.where(volume > 0, vwap * volume, 0.0), starts)
-    known = np.logical_or.reduceat(~np.isnan(volume), starts)
-    volumes = np.where(known, total, np.nan)
-    trades = bars["trades"].combine_chunks()
-    counts = np.add.reduceat(trades.fill_null(0).to_numpy(), starts)
-    counted = np.logical_or.reduceat(trades.is_valid().to_numpy(zero_copy_only=False), starts)
-    sureness = np.asarray(pc.index_in(bars["status"], value_set=pa.array(_SURENESS)))
-    n = len(starts)
+    starts = np.append(0, np.flatnonzero(bucket[1:] != bucket[:-1]) + 1)
+    ends = np.append(starts[1:], len(ts)) - 1
+    volumes, vwaps = _volumes(_floats(bars["volume"]), _floats(bars["vwap"]), starts)
     columns = {
         "symbol": bars["symbol"].take(starts),
-        "interval": pa.repeat(interval.name, n),
+        "interval": pa.repeat(interval.name, len(starts)),
         "side": bars["side"].take(starts),
         "ts": pa.array(bucket[starts]).cast(_NS),
         "open": bars["open"].take(starts),
@@ -60,15 +58,51 @@ def roll_up(
         "low": pa.array(np.minimum.reduceat(bars["low"].to_numpy(), starts)),
         "close": bars["close"].take(ends),
         "volume": pa.array(volumes, from_pandas=True),
-        "vwap": pa.array(np.where(total > 0, weighted / np.where(total > 0, total, 1), np.nan), from_pandas=True),
-        "trades": pa.array(counts, mask=~counted),
+        "vwap": pa.array(vwaps, from_pandas=True),
+        "trades": _counts(bars["trades"], starts),
         "provider": bars["provider"].take(ends),
-        "status": pa.array([_SURENESS[i] for i in np.maximum.reduceat(sureness, starts)]),
-        "as_of": pa.array(np.maximum.reduceat(bars["as_of"].to_numpy().astype(np.int64), starts)).cast(_NS),
+        "status": pa.array(_SURENESS).take(np.maximum.reduceat(sureness, starts)),
+        "as_of": pa.array(np.maximum.reduceat(_int64(bars["as_of"]), starts)).cast(_NS),
     }
     return pa.Table.from_pydict(columns, BAR_SCHEMA)
 
 
-def _floats(column: pa.ChunkedArray[Any]) -> npt.NDArray[np.float64]:
+def _sureness_of(status: pa.ChunkedArray[Any]) -> npt.NDArray[np.uint8]:
+    """Positions in `_SURENESS`, and `_WITHDRAWN`."""
+    parts = [np.zeros(0, np.uint8)]
+    for chunk in filter(len, status.chunks):
+        buffers: Any = chunk.buffers()
+        _, ends, data = buffers
+        begins = np.frombuffer(ends, np.int32)[chunk.offset : chunk.offset + len(chunk)]
+        parts.append(_BY_LETTER[np.frombuffer(data, np.uint8)[begins]])
+    return parts[1] if len(parts) == 2 else np.concatenate(parts)
+
+
+def _volumes(volume: _Floats, vwap: _Floats, starts: npt.NDArray[np.int64]) -> tuple[_Floats, _Floats]:
+    """Volumes and vwaps of rows, NaN where absent, as those of the buckets that begin at `starts`."""
+    volumes = total = np.add.reduceat(volume, starts)
+    if not np.isfinite(total).all():  # some are absent
+        known = np.logical_or.reduceat(~np.isnan(volume), starts)
+        total = np.add.reduceat(np.nan_to_num(volume), starts)
+        volumes = np.where(known, total, np.nan)
+    # A part without volume weighs nothing; one with volume and without vwap makes the sum NaN, which is absent.
+    weights = vwap * volume
+    weighted = np.add.reduceat(weights if volume.min() > 0 else np.where(volume > 0, weights, 0.0), starts)
+    return volumes, np.where(total > 0, weighted / np.where(total > 0, total, 1), np.nan)
+
+
+def _counts(trades: pa.ChunkedArray[Any], starts: npt.NDArray[np.int64]) -> pa.Array[Any]:
+    if not trades.null_count:
+        return pa.array(np.add.reduceat(trades.to_numpy(), starts))
+    whole = trades.combine_chunks()
+    counted = np.logical_or.reduceat(whole.is_valid().to_numpy(zero_copy_only=False), starts)
+    return pa.array(np.add.reduceat(whole.fill_null(0).to_numpy(), starts), mask=~counted)
+
+
+def _floats(column: pa.ChunkedArray[Any]) -> _Floats:
     """Absent as NaN."""
-    return column.to_numpy().astype(np.float64)
+    return column.to_numpy().astype(np.float64, copy=False)
+
+
+def _int64(column: pa.ChunkedArray[Any]) -> npt.NDArray[np.int64]:
+    return column.to_numpy().view(np.int64)

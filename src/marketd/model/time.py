@@ -38,8 +38,7 @@ def format_ns(time_ns: int) -> str:
 
 
 def _prefix(time_ns: int, key: str) -> str:
-    prefix = datetime.fromtimestamp(time_ns // NS_PER_S, UTC).strftime("%Y-%m-%dT%H:%M:%S")
-    prefix = prefix.rjust(19, "0")  # strftime does not pad years below 1000
+    prefix = datetime.fromtimestamp(time_ns // NS_PER_S, UTC).isoformat()[:19]  # far cheaper than strftime
     if time_ns >= _NINE_DIGITS:  # below, and before 1970, the leading digits do not name one second
         if len(_prefix_by_second) >= _PREFIXES_KEPT:
             _prefix_by_second.clear()

@@ -49,6 +49,7 @@ __all__ = [
     "RateLimit",
     "RequestBudget",
     "Transport",
+    "aiohttp_transport",
 ]
 
 USER_AGENT = f"marketd/{__version__}"
@@ -155,6 +156,11 @@ class Transport(Protocol):
     async def close(self) -> None: ...
 
 
+def aiohttp_transport(config: HttpConfig) -> Transport:
+    """What a client uses that is given none, for a provider that wraps it."""
+    return _Aiohttp(config)
+
+
 class RequestBudget(Protocol):
     """What a provider allows, shared by all that ask it."""
 
@@ -176,8 +182,8 @@ class HttpClient:
 
     source: the provider's name in errors. base_url: without a trailing slash. headers: sent with every
     request. secrets: texts that are cut out of everything this client says. classify: gets every answer (also with
-    status 200) and returns the error that it is (its reason without method and path, which are put before it), or None to
-    have it judged by its status. budget, metrics: shared with
+    status 200) and returns the error that it is (its reason without method and path, which are put before it), or None
+    to have it judged by its status. budget, metrics: shared with
     the rest of the server. transport: None for aiohttp.
     """
 

@@ -78,8 +78,9 @@ def one_word(strings: Any) -> str | None:
     begin, length, end = int(edges[0]), int(edges[1] - edges[0]), int(edges[-1])
     if length == 0 or length * len(strings) != end - begin or (np.diff(edges) != length).any():
         return None
-    content: bytes = data.slice(begin, end - begin).to_pybytes()
-    return content[:length].decode() if content == content[:length] * len(strings) else None
+    content = np.frombuffer(data, np.uint8)[begin:end]
+    same = (content[length:] == content[:-length]).all()  # each letter is that of the string before
+    return content[:length].tobytes().decode() if same else None
 
 
 def checked_range(start_ns: int, end_ns: int, side: str, limit: int | None, as_of_ns: int | None) -> tuple[int, int]:

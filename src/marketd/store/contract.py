@@ -4,7 +4,8 @@ Calls block; the server makes them from a worker thread. All methods are safe to
 Nothing is ever deleted or overwritten: a correction and a withdrawal are versions.
 
 Which bar wins when several providers have one of the same symbol, interval, side and ts (the *policy*, applied
-on read, never on write): providers named in `prefer`, in that order, come before all others; among the others the
+on read, never on write): providers named in `prefer`, in that order, come before all others; among the others those
+whose prices are raw come before those whose name ends in `model.ADJUSTED`, however old their bars; among equals the
 one whose version has the latest `as_of` (on a tie the first by name). A provider whose version in force is
 `withdrawn` does not take part; if no other is left, the bar is not given.
 """
@@ -79,12 +80,14 @@ class BarStore(Protocol):
         newest_first: bool = False,
         as_of_ns: int | None = None,
         prefer: Sequence[str] = (),
+        coded: bool = False,
     ) -> pa.Table:
         """The bars in force with start_ns <= ts < end_ns, ascending by ts (descending with `newest_first`).
 
         At most `limit` of them, the first in that order: the latest n are `limit=n, newest_first=True`.
         One row a ts, chosen by the policy above. With `as_of_ns`, exactly what this call would have answered
-        then. `BAR_SCHEMA`; empty if there are none.
+        then. `BAR_SCHEMA`; empty if there are none. With `coded`, the columns of strings may be dictionary-encoded,
+        with indices of any width, if that is less work for the engine.
         """
         ...
 
@@ -123,6 +126,17 @@ class BarStore(Protocol):
 
     def versions(self, symbol: str, interval: Interval, ts_ns: int, *, side: Side = "trade") -> pa.Table:
         """Every version of one bar, of every provider, withdrawn ones too, ascending by (as_of, provider)."""
+        ...
+
+    def read_versions(
+        self, symbol: str, interval: Interval, start_ns: int, end_ns: int, *, side: Side = "trade"
+    ) -> Iterator[pa.RecordBatch]:
+        """Every version of the bars with start_ns <= ts < end_ns, of every provider, withdrawn ones too, ascending by
+        (ts, as_of, provider). `BAR_SCHEMA`; no batch is empty.
+
+        For exports: memory is some hundred thousand rows, however long the range. Each batch is as it is when its
+        turn comes. Arguments are checked when the first batch is asked for.
+        """
         ...
 
     def presence(

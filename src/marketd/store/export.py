@@ -31,7 +31,6 @@ pc: Any = pyarrow.compute  # its stubs refuse much of what it accepts
 ExportFormat = Literal["parquet", "csv", "arrow"]
 
 _SLICE_BARS = 500_000
-_VERSIONS_SLOTS_MAX = 2_000_000
 _INT64_MIN, _INT64_MAX = -(2**63), 2**63 - 1
 _COARSER = (
     (pa.timestamp("s", tz="UTC"), 1_000_000_000), (pa.timestamp("ms", tz="UTC"), 1_000_000),
@@ -137,54 +136,23 @@ def _tables(store: BarStore, query: ExportQuery, symbol: str, side: Any) -> Iter
     start_ns = _INT64_MIN if query.start_ns is None else query.start_ns
     end_ns = _INT64_MAX if query.end_ns is None else query.end_ns
     interval = query.interval
+    if query.versions:
+        for batch in store.read_versions(symbol, interval, start_ns, end_ns, side=side):
+            yield pa.Table.from_batches([batch])
+        return
     asked: dict[str, Any] = {"side": side, "as_of_ns": query.as_of_ns, "prefer": query.prefer}
     # two looks for the ends, so that a decade is read in slices and an empty symbol costs nothing
     first = store.read(symbol, interval, start_ns, end_ns, limit=1, **asked)
-    if not first.num_rows and not query.versions:
+    if not first.num_rows:
         return
     last = store.read(symbol, interval, start_ns, end_ns, limit=1, newest_first=True, **asked)
-    if query.versions:
-        yield from _versions(store, query, symbol, side, _ends(first, last))
-        return
-    at, until = _ends(first, last) or (0, 0)
+    at, until = int(starts_of(first)[0]), int(starts_of(last)[0]) + 1
     while at < until:
         upto = min(at + _SLICE_BARS * interval.ns, until)
         table = store.read(symbol, interval, at, upto, **asked)
         if table.num_rows:
             yield table
         at = upto
-
-
-def _ends(first: pa.Table, last: pa.Table) -> tuple[int, int] | None:
-    if not first.num_rows:
-        return None
-    return int(starts_of(first)[0]), int(starts_of(last)[0]) + 1
-
-
-def _versions(
-    store: BarStore, query: ExportQuery, symbol: str, side: Any, ends: tuple[int, int] | None
-) -> Iterator[pa.Table]:
-    """Bar after bar: one that was withdrawn is not in force, so each slot of the range is asked for."""
-    interval = query.interval
-    start_ns = query.start_ns if query.start_ns is not None else ends and ends[0]
-    end_ns = query.end_ns if query.end_ns is not None else ends and ends[1]
-    if start_ns is None or end_ns is None:
-        return
-    slots = -(-(end_ns - interval.ceil(start_ns)) // interval.ns)
-    if slots > _VERSIONS_SLOTS_MAX:
-        raise InvalidInput(
-            "from", f"{slots} bars of {interval}", f"at most {_VERSIONS_SLOTS_MAX} bars a symbol with --versions"
-        )
-    waiting: list[pa.Table] = []
-    for ts_ns in interval.starts(start_ns, end_ns).tolist():
-        table = store.versions(symbol, interval, ts_ns, side=side)
-        if table.num_rows:
-            waiting.append(table)
-        if len(waiting) >= _SLICE_BARS // 10:
-            yield pa.concat_tables(waiting)
-            waiting = []
-    if waiting:
-        yield pa.concat_tables(waiting)
 
 
 # --- writing -----------------------------------------------------------------------------------------------

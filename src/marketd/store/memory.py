@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from marketd.errors import StoreError
-from marketd.model import BAR_SCHEMA, Interval, Side
+from marketd.model import ADJUSTED, BAR_SCHEMA, Interval, Side
 from marketd.store.batch import checked_batch, checked_columns, checked_range, presence_slots
 from marketd.store.contract import Presence, StoreStats
 
@@ -65,10 +65,10 @@ class MemoryStore:
             if start_ns <= ts_ns < end_ns and known and known[-1]["status"] != "withdrawn":
                 offered.setdefault(ts_ns, []).append(known[-1])
 
-        def first_choice(row: _Row) -> tuple[int, int, str]:
+        def first_choice(row: _Row) -> tuple[int, bool, int, str]:
             provider = row["provider"]
             named = list(prefer).index(provider) if provider in prefer else len(prefer)
-            return named, 0 if provider in prefer else -row["as_of"], provider
+            return named, provider.endswith(ADJUSTED), -row["as_of"], provider
 
         return [min(rows, key=first_choice) for _, rows in sorted(offered.items())]
 
@@ -84,6 +84,7 @@ class MemoryStore:
         newest_first: bool = False,
         as_of_ns: int | None = None,
         prefer: Sequence[str] = (),
+        coded: bool = False,  # noqa: ARG002 - plain words are allowed
     ) -> pa.Table:
         start_ns, end_ns = checked_range(start_ns, end_ns, side, limit, as_of_ns)
         with self._lock:
@@ -132,12 +133,18 @@ class MemoryStore:
             yield from bars.select(names).combine_chunks().to_batches()
 
     def versions(self, symbol: str, interval: Interval, ts_ns: int, *, side: Side = "trade") -> pa.Table:
-        checked_range(ts_ns, ts_ns, side, None, None)
+        return pa.Table.from_batches(self.read_versions(symbol, interval, ts_ns, ts_ns + 1, side=side), BAR_SCHEMA)
+
+    def read_versions(
+        self, symbol: str, interval: Interval, start_ns: int, end_ns: int, *, side: Side = "trade"
+    ) -> Iterator[pa.RecordBatch]:
+        checked_range(start_ns, end_ns, side, None, None)
         with self._lock:
             self._check_open()
             group = self._bars.get((symbol, interval.name, side), {})
-            rows = [row for (ts, _), versions in group.items() if ts == ts_ns for row in versions]
-        return _table(sorted(rows, key=lambda row: (row["as_of"], row["provider"])))
+            rows = [row for (ts, _), versions in group.items() if start_ns <= ts < end_ns for row in versions]
+        rows.sort(key=lambda row: (row["ts"], row["as_of"], row["provider"]))
+        yield from _table(rows).combine_chunks().to_batches()
 
     def presence(
         self,

@@ -104,6 +104,22 @@ class StoreConformance(ABC):
         assert answer.schema.equals(BAR_SCHEMA)
         assert answer.equals(bar_table(bars))
 
+    def test_words_may_come_encoded(self, store: BarStore) -> None:
+        """In whichever form: of rows that are moved elsewhere, of others, of several providers, and of none."""
+        early = [_bar(n, provider="sim" if n % 3 else "yahoo", status="live" if n % 2 else "final") for n in range(40)]
+        late = [_bar(n, provider="polygon", close=1.0 + n) for n in range(38, 45)]
+        for rows in (early, [_bar(50, symbol="MSFT")], late):
+            store.append(bar_table(rows))
+        wanted = bar_table([*early[:38], *late])
+        for part in (wanted, wanted.slice(3, 1), wanted.slice(0, 0)):
+            start_ns = part["ts"][0].value if len(part) else 0
+            end_ns = part["ts"][-1].value + 1 if len(part) else 1
+            given = _read(store, coded=True, start_ns=start_ns, end_ns=end_ns)
+            assert given.cast(BAR_SCHEMA).equals(part)
+            for before, after in zip(BAR_SCHEMA, given.schema, strict=True):
+                if after.type != before.type:
+                    assert after.type.value_type == pa.string() == before.type
+
     def test_batches_add_up(self, store: BarStore) -> None:
         bars = [_bar(minute, close=100.0 + minute) for minute in range(12)]
         for bar in bars:
@@ -259,6 +275,31 @@ class StoreConformance(ABC):
         scanned = list(store.scan(_M1, 0, _FOREVER, prefer=("yahoo",)))
         assert pa.Table.from_batches(scanned).equals(bar_table([yahoo, alone]))
 
+    def test_an_adjusted_bar_is_given_where_there_is_no_raw_one(self, store: BarStore) -> None:
+        early, raw = _bar(provider="file", close=1.0, as_of=1), _bar(provider="yahoo", close=2.0, as_of=2)
+        adjusted = _bar(provider="file:adjusted", close=3.0, as_of=3)
+        newest = _bar(provider="yahoo:adjusted", close=4.0, as_of=4)
+        alone, also = (_bar(1, provider=name, close=5.0) for name in ("file:adjusted", "yahoo:adjusted"))
+        # at one moment: the raw bar of a later name comes before the adjusted one of an earlier
+        both = [_bar(2, provider="file:adjusted"), _bar(2, provider="yahoo", close=6.0)]
+        name_only = [_bar(3, provider="adjusted", close=7.0), _bar(3, provider="b", close=8.0)]
+        for rows in ([newest, adjusted, *both], [early, raw, also, alone, *name_only]):
+            store.append(bar_table(rows))
+        given = bar_table([raw, alone, both[1], name_only[0]])
+        assert _read(store).equals(given)
+        assert pa.Table.from_batches(list(store.scan(_M1, 0, _FOREVER))).equals(given)
+        assert store.cross_section(_M1, _OPENING).equals(bar_table([raw]))
+        assert store.cross_section(_M1, _OPENING + _MINUTE).equals(bar_table([alone]))
+        assert _read(store, limit=1).equals(bar_table([raw]))
+        assert _read(store, limit=1, end_ns=_OPENING + _MINUTE, newest_first=True).equals(bar_table([raw]))
+        assert _read(store, as_of_ns=newest.as_of_ns).slice(0, 1).equals(bar_table([raw]))
+        wanted = ("yahoo:adjusted", "nobody")
+        assert _read(store, prefer=wanted).equals(bar_table([newest, also, both[1], name_only[0]]))
+        assert store.cross_section(_M1, _OPENING, prefer=wanted).equals(bar_table([newest]))
+        assert store.cross_section(_M1, _OPENING, prefer=("file", *wanted)).equals(bar_table([early]))
+        store.append(bar_table([_bar(provider=name, as_of=9, status="withdrawn") for name in ("file", "yahoo")]))
+        assert _read(store, limit=1).equals(bar_table([newest]))
+
     def test_a_withdrawn_bar_is_not_given_but_was(self, store: BarStore) -> None:
         first, gone, back = _bar(as_of=1), _bar(as_of=2, status="withdrawn"), _bar(as_of=3, status="corrected")
         assert store.append(bar_table([first, _bar(1)])) == 2
@@ -320,6 +361,38 @@ class StoreConformance(ABC):
         assert store.versions("AAPL", _M1, _OPENING).equals(expected)
         assert store.versions("AAPL", _M1, _OPENING + 1).equals(bar_table([]))
         assert store.versions("none", _M1, _OPENING).equals(bar_table([]))
+
+    def test_versions_of_a_range_hold_everything_by_time(self, store: BarStore) -> None:
+        rows = [
+            _bar(0, provider="sim", close=1.0, as_of=1, status="withdrawn"),
+            _bar(1, provider="yahoo", close=2.0, as_of=1),
+            _bar(1, provider="sim", close=3.0, as_of=2, status="live"),
+            _bar(1, provider="yahoo", close=4.0, as_of=3),
+            _bar(2, provider="sim", close=5.0, as_of=1),
+            _bar(2, provider="yahoo", close=6.0, as_of=1),
+            _bar(40_000, close=7.0),
+            _bar(40_000, close=7.0, as_of=2, status="withdrawn"),
+        ]
+        for part in ([rows[3], rows[4]], [rows[1]], [rows[0], rows[6]], [rows[2], rows[7], rows[5]]):
+            store.append(bar_table([*part, _bar(1, symbol="MSFT"), _bar(1, side="bid"), _bar(interval="1h")]))
+        rows[1:4] = [rows[2], rows[3], _known(rows[1], rows[3].as_of_ns + 1)]  # it came after what it precedes
+
+        def versions(start_ns: int = -(2**63), end_ns: int = _FOREVER, **options: Any) -> pa.Table:
+            batches = list(store.read_versions("AAPL", options.pop("interval", _M1), start_ns, end_ns, **options))
+            assert all(batch.num_rows for batch in batches)
+            return pa.Table.from_batches(batches, BAR_SCHEMA)
+
+        assert versions().equals(bar_table(rows))
+        assert versions(_OPENING, _OPENING + 2 * _MINUTE).equals(bar_table(rows[:4]))
+        assert versions(_OPENING + 1, _OPENING + 2 * _MINUTE + 1).equals(bar_table(rows[1:6]))
+        assert versions(_OPENING + _MINUTE, _OPENING + _MINUTE).equals(bar_table([]))
+        assert versions(_OPENING + _MINUTE, _OPENING).equals(bar_table([]))
+        assert versions(side="bid").equals(bar_table([_bar(1, side="bid")]))
+        assert versions(side="ask").equals(bar_table([]))
+        assert versions(interval=_D1).equals(bar_table([]))
+        assert list(store.read_versions("none", _M1, 0, _FOREVER)) == []
+        with pytest.raises(InvalidInput, match="side"):
+            versions(side="mid")
 
     def test_presence_is_a_bit_a_bar(self, store: BarStore) -> None:
         minutes = [0, 1, 2, 7, 8, 9, 30, 389]
@@ -467,6 +540,7 @@ class StoreConformance(ABC):
             lambda: store.cross_section(_M1, 0),
             lambda: list(store.scan(_M1, 0, 1)),
             lambda: store.versions("AAPL", _M1, 0),
+            lambda: list(store.read_versions("AAPL", _M1, 0, 1)),
             lambda: store.presence(_M1, 0, 1),
             store.symbols,
             store.stats,

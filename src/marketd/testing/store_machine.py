@@ -36,7 +36,7 @@ _SYMBOLS = ("AAPL", "MSFT", "Ä")
 _ASKED = ("AAPL", "MSFT", "Ä", "none")
 _INTERVALS = ("1m", "1h", "1d")
 _SIDES = ("trade", "bid")
-_PROVIDERS = ("coinbase", "sim", "yahoo")
+_PROVIDERS = ("coinbase", "file:adjusted", "sim", "sim:adjusted")
 _MIDNIGHT = 20_454 * _DAY  # 2026-01-01
 # around midnight and a new year, before 1970, months apart: where files, partitions and bitmaps begin and end
 _TIMES = (
@@ -126,7 +126,8 @@ class _Model:
             if preferred:
                 given[ts_ns] = preferred[0]
             elif candidates:  # in the order of their names, so that on a tie the first by name is found first
-                given[ts_ns] = max(candidates, key=lambda row: int(row["as_of"]))
+                raw = [row for row in candidates if ":adjusted" not in row["provider"]]
+                given[ts_ns] = max(raw or candidates, key=lambda row: int(row["as_of"]))
         return given
 
 
@@ -275,6 +276,25 @@ class StoreMachine(RuleBasedStateMachine):
         ]
         rows.sort(key=lambda row: (row["as_of"], row["provider"]))
         assert self.store.versions(symbol, Interval.parse(interval), ts_ns).equals(_table(rows))
+
+    @rule(
+        symbol=st.sampled_from(_ASKED),
+        interval=st.sampled_from(_INTERVALS),
+        side=st.sampled_from(_SIDES),
+        start_ns=st.sampled_from((_FIRST_NS, *_TIMES)),
+        end_ns=st.sampled_from((*_TIMES, _LAST_NS)),
+    )
+    def read_versions(self, symbol: str, interval: str, side: Any, start_ns: int, end_ns: int) -> None:
+        rows = [
+            row
+            for key, versions in self.model.versions.items()
+            if key[:3] == (symbol, interval, side) and start_ns <= key[3] < end_ns
+            for row in versions
+        ]
+        rows.sort(key=lambda row: (row["ts"], row["as_of"], row["provider"]))
+        batches = list(self.store.read_versions(symbol, Interval.parse(interval), start_ns, end_ns, side=side))
+        assert all(batch.num_rows for batch in batches)
+        assert pa.Table.from_batches(batches, BAR_SCHEMA).equals(_table(rows))
 
     @rule(
         interval=st.sampled_from(_INTERVALS),

@@ -33,8 +33,8 @@ class FileOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     `DD/MM/YYYY`, `MM/DD/YYYY`, strptime directives, or s, ms, us, ns for numbers since 1970. columns: ours → theirs
     (a name, or a number from 1 in a file without a header). decimal: the decimal mark. provider: under which the bars
     are kept; by default the file's own column, else `file`. adjusted: the prices are adjusted for splits or dividends
-    already: `:adjusted` is added to the provider, so they never mix with raw prices. as_of: when the bars became
-    known, RFC 3339, or `file` for its column `as_of`; by default the time of the import.
+    already: `:adjusted` is added to the provider, so they never take the place of raw prices. as_of: when the bars
+    became known, RFC 3339, or `file` for its column `as_of`; by default the time of the import.
     """
 
     symbol: str | None = None

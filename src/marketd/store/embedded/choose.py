@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from marketd.model import ADJUSTED
 from marketd.store.embedded.columns import I64, Columns, Mask, Names
 from marketd.store.embedded.coverage import WITHDRAWN
 
@@ -60,7 +61,7 @@ def _chosen(rows: Columns, places: I64, names: Names, prefer: Sequence[str]) -> 
     if _ascending(places[order]):
         return order
     codes = [names.providers.code(name) for name in prefer]
-    preferred = np.zeros(len(names.providers), np.int64)
+    preferred = np.array([-name.endswith(ADJUSTED) for name in names.providers.names], np.int64)
     for weight, code in enumerate(reversed(codes), 1):
         if code is not None:
             preferred[code] = weight

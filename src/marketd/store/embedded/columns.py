@@ -25,12 +25,13 @@ __all__ = [
     "NO_TRADES",
     "Columns",
     "Names",
+    "columns_of",
     "distinct",
     "repeated",
-    "status_codes",
 ]
 
 I64 = npt.NDArray[np.int64]
+F64 = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 
 _PROVIDER_BITS, _SIDE_BITS, _INTERVAL_BITS = 12, 2, 5
@@ -44,20 +45,21 @@ _NULLABLE = ("volume", "vwap")
 
 
 class Columns:
-    """n rows. ints: int64 (4, n): series, ts, as_of, trades. floats: float64 (6, n): open, high, low, close, volume,
-    vwap, NaN where absent. status: uint8 (n,), a position in `STATUSES`. Treat as immutable.
+    """n rows. ints: four of int64 (n,): series, ts, as_of, trades. floats: six of float64 (n,): open, high, low, close,
+    volume, vwap, NaN where absent. status: uint8 (n,), a position in `STATUSES`. Treat as immutable.
     """
 
     __slots__ = ("floats", "ints", "status")
 
-    def __init__(self, ints: I64, floats: npt.NDArray[np.float64], status: npt.NDArray[np.uint8]) -> None:
+    def __init__(self, ints: tuple[I64, ...], floats: tuple[F64, ...], status: npt.NDArray[np.uint8]) -> None:
         self.ints = ints
         self.floats = floats
         self.status = status
 
     @classmethod
     def empty(cls, rows: int = 0) -> Columns:
-        return cls(np.empty((4, rows), np.int64), np.empty((6, rows), np.float64), np.empty(rows, np.uint8))
+        ints, floats = np.empty((4, rows), np.int64), np.empty((6, rows), np.float64)
+        return cls(tuple(ints), tuple(floats), np.empty(rows, np.uint8))
 
     @classmethod
     def concat(cls, parts: Sequence[Columns]) -> Columns:
@@ -66,8 +68,8 @@ class Columns:
         if not parts:
             return cls.empty()
         return cls(
-            np.concatenate([p.ints for p in parts], axis=1),
-            np.concatenate([p.floats for p in parts], axis=1),
+            tuple(np.concatenate(column) for column in zip(*(p.ints for p in parts), strict=True)),
+            tuple(np.concatenate(column) for column in zip(*(p.floats for p in parts), strict=True)),
             np.concatenate([p.status for p in parts]),
         )
 
@@ -109,18 +111,25 @@ class Columns:
 
     def take(self, rows: Any) -> Columns:
         """The rows of a mask, an index array or a slice."""
-        return Columns(self.ints[:, rows], self.floats[:, rows], self.status[rows])
+        if isinstance(rows, slice):
+            return Columns(tuple(c[rows] for c in self.ints), tuple(c[rows] for c in self.floats), self.status[rows])
+        at = np.flatnonzero(rows) if rows.dtype == np.bool_ else rows
+        ints, floats = tuple(c.take(at) for c in self.ints), tuple(c.take(at) for c in self.floats)
+        return Columns(ints, floats, self.status.take(at))
 
     def put(self, rows: Any, other: Columns) -> None:
         """Write `other` at `rows`; for the one who made this object and has not shared those rows yet."""
-        self.ints[:, rows] = other.ints
-        self.floats[:, rows] = other.floats
+        for mine, theirs in zip(self.ints, other.ints, strict=True):
+            mine[rows] = theirs
+        for held, given in zip(self.floats, other.floats, strict=True):
+            held[rows] = given
         self.status[rows] = other.status
 
     def same_values(self, other: Columns) -> Mask:
         """Row by row, whether prices, volume, vwap, trades and status are equal; absent equals absent."""
-        equal = (self.floats == other.floats) | (np.isnan(self.floats) & np.isnan(other.floats))
-        same: Mask = equal.all(axis=0) & (self.ints[3] == other.ints[3]) & (self.status == other.status)
+        same: Mask = (self.ints[3] == other.ints[3]) & (self.status == other.status)
+        for mine, theirs in zip(self.floats, other.floats, strict=True):
+            same &= (mine == theirs) | (np.isnan(mine) & np.isnan(theirs))
         return same
 
     @property
@@ -148,13 +157,17 @@ class Columns:
     def last_of_key(self) -> Mask:
         """The last row of each key, for rows that are in the order `by_version`."""
         last = np.ones(len(self), np.bool_)
-        last[:-1] = (self.ints[:2, 1:] != self.ints[:2, :-1]).any(axis=0)
+        last[:-1] = self._key_changes()
         return last
 
     def first_of_key(self) -> Mask:
         first = np.ones(len(self), np.bool_)
-        first[1:] = (self.ints[:2, 1:] != self.ints[:2, :-1]).any(axis=0)
+        first[1:] = self._key_changes()
         return first
+
+    def _key_changes(self) -> Mask:
+        changes: Mask = (self.ts[1:] != self.ts[:-1]) | (self.series[1:] != self.series[:-1])
+        return changes
 
 
 def distinct(values: I64) -> I64:
@@ -288,31 +301,34 @@ class Names:
 
     def words(self, group: int, count: int) -> dict[str, Any]:
         """The columns that are the same in every row of a group, so many times."""
+        return {name: repeated(word, count) for name, word in self._words_of(group).items()}
+
+    def coded_words(self, group: int, count: int) -> dict[str, Any]:
+        """As `words`, dictionary-encoded."""
+        zeros: Any = pa.array(np.zeros(count, np.int8))
+        return {
+            name: pa.DictionaryArray.from_arrays(zeros, pa.array([word]), safe=False)
+            for name, word in self._words_of(group).items()
+        }
+
+    def _words_of(self, group: int) -> dict[str, str]:
         kind = group & ((1 << (_SIDE_BITS + _INTERVAL_BITS)) - 1)
         return {
-            "symbol": repeated(self.symbols.names[group >> (_SIDE_BITS + _INTERVAL_BITS)], count),
-            "interval": repeated(INTERVAL_NAMES[kind >> _SIDE_BITS], count),
-            "side": repeated(SIDES[kind & ((1 << _SIDE_BITS) - 1)], count),
+            "symbol": self.symbols.names[group >> (_SIDE_BITS + _INTERVAL_BITS)],
+            "interval": INTERVAL_NAMES[kind >> _SIDE_BITS],
+            "side": SIDES[kind & ((1 << _SIDE_BITS) - 1)],
         }
 
     def columns(self, table: pa.Table) -> Columns:
-        """Rows of a `BAR_SCHEMA` table (strings may be dictionary-encoded)."""
+        """Rows of a `BAR_SCHEMA` table (strings may be dictionary-encoded), in its memory as far as that can be."""
         if not table.num_rows:
             return Columns.empty()
         column = {name: _one_chunk(table.column(name)) for name in BAR_SCHEMA.names}
-        rows = Columns.empty(table.num_rows)
         providers = self.providers.encode(column["provider"])
         series = self.symbols.encode(column["symbol"])
         series = series << _INTERVAL_BITS | _positions(column["interval"], _INTERVAL_ARRAY)
         series = series << _SIDE_BITS | _positions(column["side"], _SIDE_ARRAY)
-        rows.ints[0] = series << _PROVIDER_BITS | providers
-        rows.ints[1] = column["ts"].view(pa.int64()).to_numpy()
-        rows.ints[2] = column["as_of"].view(pa.int64()).to_numpy()
-        rows.ints[3] = column["trades"].fill_null(NO_TRADES).to_numpy()
-        for position, name in enumerate(_PRICES):
-            rows.floats[position] = column[name].to_numpy(zero_copy_only=False)
-        rows.status[:] = status_codes(column["status"])
-        return rows
+        return columns_of(series << _PROVIDER_BITS | providers, column)
 
     def table(self, rows: Columns) -> pa.Table:
         """Rows as a `BAR_SCHEMA` table in one chunk; NaN becomes null."""
@@ -400,6 +416,14 @@ def _positions(array: Any, words: Any) -> I64:
     return _int64(pc.index_in(array, value_set=words).to_numpy().astype(np.int64))
 
 
-def status_codes(array: Any) -> I64:
-    """Positions in `STATUSES` of an array of status words."""
-    return _positions(array, _STATUS_ARRAY)
+def columns_of(series: I64, column: dict[str, Any]) -> Columns:
+    """Rows of a series each, the rest from arrays as `BAR_SCHEMA` has them, without copying what can be shared."""
+    trades = column["trades"]
+    ints = (
+        series,
+        column["ts"].view(pa.int64()).to_numpy(),
+        column["as_of"].view(pa.int64()).to_numpy(),
+        (trades.fill_null(NO_TRADES) if trades.null_count else trades).to_numpy(),
+    )
+    floats = tuple(column[name].to_numpy(zero_copy_only=False) for name in _PRICES)
+    return Columns(ints, floats, _positions(column["status"], _STATUS_ARRAY).astype(np.uint8))

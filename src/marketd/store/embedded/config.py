@@ -13,6 +13,7 @@ class EmbeddedStoreConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
     """seal_rows: most rows kept in memory and log before they are sealed; twice as many are held when that lags.
     seal_rows_idle: from so many on they are sealed as soon as nothing was appended for a quarter of a second.
     log_bytes_max: the same limit for the size of the log file, which bounds the time of a restart.
+    run_rows: so many bars of one series that come at once and are new are not held in memory but read from the log.
     row_group_rows: least rows of a Parquet row group, which also ends with a symbol; a quarter in files of a day.
     file_rows: most rows of a file. footers_cached: Parquet footers kept in memory. rows_cached: decoded rows of sealed
     files kept in memory, as often again of row groups that several symbols share.
@@ -27,6 +28,7 @@ class EmbeddedStoreConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
     seal_rows: int = 4_194_304
     seal_rows_idle: int = 262_144
     log_bytes_max: int = 512 * 2**20
+    run_rows: int = 16_384
     row_group_rows: int = 16_384
     file_rows: int = 16_777_216
     footers_cached: int = 256
@@ -43,6 +45,7 @@ class EmbeddedStoreConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
             ("seal_rows", 1, 10_000_000),
             ("seal_rows_idle", 1, 10_000_000),
             ("log_bytes_max", 4_096, 2**32),
+            ("run_rows", 1, 10_000_000),
             ("row_group_rows", 1, 1_048_576),
             ("file_rows", 1, 2**31),
             ("footers_cached", 1, 100_000),

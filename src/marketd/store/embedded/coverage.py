@@ -26,6 +26,7 @@ BLOCK_BYTES = BLOCK_SLOTS // 8
 WITHDRAWN = STATUSES.index("withdrawn")
 
 _BLOCK_BITS = 24
+_SPARSE = 64
 _LENGTHS = np.array([i.ns for i in INTERVALS], np.int64)
 _OFFSETS = np.array([i.offset_ns for i in INTERVALS], np.int64)
 
@@ -157,14 +158,12 @@ class HotCoverage:
     def __init__(self) -> None:
         self.bits: dict[tuple[int, int], Bits] = {}
         self.withdrawn: dict[tuple[int, int], Bits] = {}
+        self._symbols: dict[int, Mask] = {}
 
     def has(self, symbol: int, kind: int) -> bool:
         """Whether there is any bar of a symbol, interval and side."""
-        return any(
-            bool(matrix[symbol].any())
-            for (marked, _), matrix in list(self.bits.items())
-            if marked == kind and symbol < len(matrix)
-        )
+        seen = self._symbols.get(kind)
+        return seen is not None and symbol < len(seen) and bool(seen[symbol])
 
     def known(self, rows: Columns) -> Mask:
         """Of each row, whether there can be one of its symbol, interval, side and ts."""
@@ -197,19 +196,49 @@ class HotCoverage:
         if not len(rows):
             return
         slots = _slots(rows)
+        if self._set_one(matrices, rows, slots):
+            return
         starts, byte, value = _gathered(_block_keys(rows.group, slots // BLOCK_SLOTS), slots)
         symbol, kind, block = rows.symbol[starts], rows.kind[starts], slots[starts] // BLOCK_SLOTS
         one_provider = bool((rows.provider == rows.provider[0]).all())
         for part in _by_place(kind + (block << 8)):
             at, byte_at = symbol[part], byte[part]
+            self._note(int(kind[part][0]), at)
             matrix = self._matrix(matrices, int(kind[part][0]), int(block[part][0]), int(at.max()))
             if one_provider:  # then no byte occurs twice
                 matrix[at, byte_at] |= value[part]
             else:
                 np.bitwise_or.at(matrix, (at, byte_at), value[part])
 
-    @staticmethod
-    def _matrix(matrices: dict[tuple[int, int], Bits], kind: int, block: int, symbol: int) -> Bits:
+    def _set_one(self, matrices: dict[tuple[int, int], Bits], rows: Columns, slots: I64) -> bool:
+        """The same for many bars of one symbol, which is history. False if they are not that, and nothing was done."""
+        first, group = int(slots[0]) // BLOCK_SLOTS, int(rows.group[0])
+        span = (int(slots[-1]) // BLOCK_SLOTS + 1 - first) * BLOCK_SLOTS
+        series = rows.series
+        if not (len(rows) >= BLOCK_SLOTS and 0 < span <= _SPARSE * len(rows) and (series == series[0]).all()):
+            return False
+        self._note(group & 127, rows.symbol[:1])
+        marks = np.zeros(span, np.bool_)
+        marks[slots - first * BLOCK_SLOTS] = True
+        bits = np.packbits(marks, bitorder="little").reshape(-1, BLOCK_BYTES)
+        for block in np.flatnonzero(bits.any(axis=1)).tolist():
+            matrix = self._matrix(matrices, group & 127, first + block, group >> 7)
+            matrix[group >> 7] |= bits[block]
+        return True
+
+    def _note(self, kind: int, symbols: I64) -> None:
+        """Remember that there are bars of these symbols."""
+        seen = self._symbols.get(kind)
+        most = int(symbols.max())
+        if seen is None or len(seen) <= most:
+            grown = np.zeros(most + 64 + most // 2, np.bool_)
+            if seen is not None:
+                grown[: len(seen)] = seen
+            self._symbols[kind] = seen = grown
+        seen[symbols] = True
+
+    def _matrix(self, matrices: dict[tuple[int, int], Bits], kind: int, block: int, symbol: int) -> Bits:
+        """The bits of a block, with room for symbols up to this one."""
         matrix = matrices.get((kind, block))
         if matrix is None or len(matrix) <= symbol:
             grown = np.zeros((max(64, symbol + 1 + symbol // 2), BLOCK_BYTES), np.uint8)

@@ -20,6 +20,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,7 +38,7 @@ from marketd.store.embedded.choose import in_force, in_force_at
 from marketd.store.embedded.columns import I64, INTERVAL_NAMES, Columns, Mask, Names, distinct
 from marketd.store.embedded.compact import outdated, plan
 from marketd.store.embedded.config import EmbeddedStoreConfig
-from marketd.store.embedded.coverage import Bits, Grid
+from marketd.store.embedded.coverage import BLOCK_SLOTS, Bits, Grid
 from marketd.store.embedded.durable import make_folder
 from marketd.store.embedded.hot import KeyIndex, Segment
 from marketd.store.embedded.log import Log
@@ -54,6 +55,7 @@ _LOG_NAME = re.compile(r"log-(\d{6,})\.bars")
 _SEALED_NAME = re.compile(r"(day|month|year)-(part-\d{6,}|\d{6,}-\d{3,})\.(parquet|coverage)(\.tmp)?")
 _BATCH_ROWS_MAX = 4_194_304
 _SYMBOLS_READ_SINGLY = 64
+_VERSIONS_AT_ONCE = 131_072
 _SCAN_THREADS = 2
 _IDLE_NS = 250_000_000
 
@@ -205,7 +207,8 @@ class EmbeddedStore:
         return active
 
     def _segment(self, number: int, log: Log, rows: int = 0) -> Segment:
-        return Segment(number, log, log.created_ns // _NS_PER_DAY, max(rows, self._config.seal_rows) + 16_384)
+        rows = max(rows, self._config.seal_rows) + 16_384
+        return Segment(number, log, log.created_ns // _NS_PER_DAY, rows, self._config.run_rows)
 
     def _create_segment(self, number: int) -> Segment:
         now_ns = self._clock.time_ns()
@@ -215,7 +218,7 @@ class EmbeddedStore:
 
     def _hot_symbols(self, *segments: Segment) -> frozenset[str]:
         names = self._names.symbols.names
-        return frozenset(names[code] for segment in segments for code in distinct(segment.view.symbol).tolist())
+        return frozenset(names[code] for segment in segments for code in segment.symbols())
 
     # -- appending --------------------------------------------------------------------------------------------
 
@@ -250,21 +253,27 @@ class EmbeddedStore:
         self._check_open()
         parts = [ticket.rows for ticket in tickets]
         batch = Columns.concat(parts)
-        owner = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
         self._make_room()
         self._appended_ns = self._clock.monotonic_ns()
-        versions, rows = self._new_versions(batch)
+        versions, rows, unknown = self._new_versions(batch)
         if len(versions):
             self._active.reserve(len(versions))
-            self._active.log.append(versions, self._names)
+            frame = self._active.log.append(versions, self._names)
             self._on_step("frame_synced")
-            self._active.append(versions)
+            self._active.append(versions, frame if unknown else None)
             self._note_symbols(versions)
+        if len(tickets) == 1:
+            tickets[0].versions = len(rows)
+            return
+        owner = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
         for ticket, count in zip(tickets, np.bincount(owner[rows], minlength=len(tickets)).tolist(), strict=True):
             ticket.versions = count
 
-    def _new_versions(self, batch: Columns) -> tuple[Columns, I64]:
-        """Those rows of a batch that say something new, in the order `by_version`; and their positions in the batch."""
+    def _new_versions(self, batch: Columns) -> tuple[Columns, I64, bool]:
+        """Those rows of a batch that say something new, in the order `by_version`; and their positions in the batch.
+
+        Last, whether it is known that each is the first version of its key.
+        """
         order = batch.by_version()
         rows = batch if order is None else batch.take(order)
         order = np.arange(len(rows)) if order is None else order
@@ -272,7 +281,7 @@ class EmbeddedStore:
         known, last = self._last_versions(state, rows)
         first = rows.first_of_key()
         if not known.any() and first.all():
-            return rows, order
+            return rows, order, True
         same_as_last = known & rows.same_values(last)
         late = known & (rows.as_of <= last.as_of)
         late &= ~(same_as_last & (first | (rows.as_of == last.as_of)))
@@ -291,7 +300,7 @@ class EmbeddedStore:
         new = np.flatnonzero(changed)
         versions = rows.take(new)
         _order_as_of(versions, last.take(new), known[new])
-        return versions, order[new]
+        return versions, order[new], False
 
     def _state(self) -> _State:
         with self._state_lock:
@@ -321,12 +330,10 @@ class EmbeddedStore:
         missing = np.arange(n)
         for segment in reversed(state.segments):
             if len(segment) and len(missing):
-                found = segment.find(_these(rows, missing))
-                hit = np.flatnonzero(found >= 0)
-                if len(hit):
-                    last = _put(last, n, missing[hit], segment.take(found[hit]))
-                    known[missing[hit]] = True
-                    missing = np.flatnonzero(~known)
+                for at, found in segment.last_versions(_these(rows, missing)):
+                    last = _put(last, n, missing[at], found)
+                    known[missing[at]] = True
+                missing = np.flatnonzero(~known)
         if len(missing):
             asked = _these(rows, missing)
             versions, key_of = self._sealed_versions(state.catalogue, asked, superseded=False)
@@ -349,9 +356,12 @@ class EmbeddedStore:
         index: KeyIndex | None = None
         parts: list[tuple[Columns, I64]] = []
         for code in distinct(rows.interval).tolist():
+            files = catalogue.overlapping(INTERVAL_NAMES[code], int(rows.ts.min()), int(rows.ts.max()))
+            if not files:
+                continue
             at = np.flatnonzero(rows.interval == code)
             ts = rows.ts[at]
-            for file in catalogue.overlapping(INTERVAL_NAMES[code], int(ts.min()), int(ts.max())):
+            for file in files:
                 if file.kind == "superseded" and not superseded:
                     continue
                 inside = at[(ts >= file.ts_min_ns) & (ts <= file.ts_max_ns)]
@@ -388,12 +398,11 @@ class EmbeddedStore:
         index.put(asked, firsts)
         found, keys = [sealed], [sealed_key]
         for segment in state.segments:
-            view = segment.view
-            near = np.flatnonzero((view.ts >= asked.ts.min()) & (view.ts <= asked.ts.max()))
-            position = index.find(asked, view.take(near))
-            hit = np.flatnonzero(position >= 0)
-            found.append(view.take(near[hit]))
-            keys.append(position[hit])
+            for near in segment.near(asked):
+                position = index.find(asked, near)
+                hit = np.flatnonzero(position >= 0)
+                found.append(near.take(hit))
+                keys.append(position[hit])
         versions = Columns.concat(found)
         key_of_version = np.concatenate(keys)
         key_of_row = firsts[np.cumsum(asked.first_of_key()) - 1]
@@ -471,11 +480,10 @@ class EmbeddedStore:
     def _seal_up_to(self, number: int) -> None:
         while self._frozen and self._frozen[0].number <= number:
             segment = self._frozen[0]
-            rows = segment.view
             try:
-                self._seal_segment(segment, rows)
-            except (OSError, pa.ArrowException):
-                _logger.exception("%s: sealing %d rows failed; they stay in the log", self._root, len(rows))
+                self._seal_segment(segment, segment.everything())
+            except (OSError, pa.ArrowException, StoreCorrupt):
+                _logger.exception("%s: sealing %d rows failed; they stay in the log", self._root, len(segment))
                 raise
 
     def _seal_segment(self, segment: Segment, rows: Columns) -> None:
@@ -589,6 +597,7 @@ class EmbeddedStore:
         newest_first: bool = False,
         as_of_ns: int | None = None,
         prefer: Sequence[str] = (),
+        coded: bool = False,
     ) -> pa.Table:
         start_ns, end_ns = checked_range(start_ns, end_ns, side, limit, as_of_ns)
         with self._reading() as state:
@@ -597,24 +606,27 @@ class EmbeddedStore:
                 return self._names.table(Columns.empty())
             asked = _Asked(symbol, interval, side, group, start_ns, end_ns, as_of_ns, prefer)
             if limit is None and not newest_first:
-                return self._answer(state, asked, BAR_SCHEMA.names)
+                return self._answer(state, asked, BAR_SCHEMA.names, coded=coded)
             rows = self._bars(state, asked, limit, newest_first=newest_first)
         if newest_first:
             rows = rows.take(slice(None, None, -1))
         return self._names.table(rows.take(slice(0, limit)))
 
-    def _answer(self, state: _State, asked: _Asked, columns: Sequence[str]) -> pa.Table:
-        """All bars in force, ascending by ts, in one chunk."""
-        plain = self._plain(state, asked, columns)
+    def _answer(self, state: _State, asked: _Asked, columns: Sequence[str], *, coded: bool = False) -> pa.Table:
+        """All bars in force, ascending by ts, in one chunk. coded: words may be dictionary-encoded."""
+        plain = self._plain(state, asked, columns, coded=coded)
         if plain is None:
             return pa.Table.from_batches([self._names.batch(self._bars(state, asked), columns)])
         table, until_ns = plain
         if until_ns < asked.end_ns:
             rows = self._bars(state, asked._replace(start_ns=until_ns))
-            table = pa.concat_tables([table, pa.Table.from_batches([self._names.batch(rows, columns)])])
+            rest = pa.Table.from_batches([self._names.batch(rows, columns)])
+            table = pa.concat_tables([table.cast(rest.schema) if coded else table, rest])
         return table.combine_chunks()
 
-    def _plain(self, state: _State, asked: _Asked, columns: Sequence[str]) -> tuple[pa.Table, int] | None:
+    def _plain(
+        self, state: _State, asked: _Asked, columns: Sequence[str], *, coded: bool
+    ) -> tuple[pa.Table, int] | None:
         """The beginning of the answer straight from sealed files, as far as there is nothing to choose between.
 
         With it comes from where on one must choose (the end of what was asked for if nowhere); None if from the start.
@@ -622,8 +634,8 @@ class EmbeddedStore:
         until_ns = asked.end_ns
         for segment in state.segments:
             if len(segment) and segment.coverage.has(asked.group >> 7, Names.kind(asked.interval.name, asked.side)):
-                ts = segment.select(asked.group, asked.start_ns, asked.end_ns).ts
-                until_ns = int(ts.min(initial=until_ns))
+                first_ns = segment.first_ns(asked.group, asked.start_ns, asked.end_ns)
+                until_ns = until_ns if first_ns is None else min(until_ns, first_ns)
         files: list[SealedFile] = []
         for file in sorted(asked.overlapping(state.catalogue), key=lambda f: f.ts_min_ns):
             is_plain = None if file.kind == "superseded" else self._sealed.is_plain(file, asked.group)
@@ -634,12 +646,10 @@ class EmbeddedStore:
                 until_ns = min(until_ns, file.ts_min_ns)
                 break
             files.append(file)
-        parts = [
-            self._sealed.plain(file, asked.group, asked.start_ns, until_ns, columns)
-            for file in files
-            if file.ts_min_ns < until_ns
-        ]
-        return (pa.concat_tables(parts), until_ns) if parts else None
+        files = [file for file in files if file.ts_min_ns < until_ns]
+        if not files:
+            return None
+        return self._sealed.plain(files, asked.group, asked.start_ns, until_ns, columns, coded=coded), until_ns
 
     def _bars(self, state: _State, asked: _Asked, limit: int | None = None, *, newest_first: bool = False) -> Columns:
         """The bars in force, ascending by ts: all, or at least the first `limit` in the order of reading."""
@@ -786,17 +796,54 @@ class EmbeddedStore:
                     future.cancel()
 
     def versions(self, symbol: str, interval: Interval, ts_ns: int, *, side: Side = "trade") -> pa.Table:
-        start_ns, end_ns = checked_range(ts_ns, ts_ns + 1, side, None, None)
+        return pa.Table.from_batches(self.read_versions(symbol, interval, ts_ns, ts_ns + 1, side=side), BAR_SCHEMA)
+
+    def read_versions(
+        self, symbol: str, interval: Interval, start_ns: int, end_ns: int, *, side: Side = "trade"
+    ) -> Iterator[pa.RecordBatch]:
+        start_ns, end_ns = checked_range(start_ns, end_ns, side, None, None)
         with self._reading() as state:
             group = self._names.group(symbol, interval.name, side)
-            parts = []
-            if group is not None and start_ns < end_ns:
-                parts = [segment.select(group, start_ns, end_ns) for segment in state.segments]
-                for file in state.catalogue.overlapping(interval.name, start_ns, start_ns):
-                    parts.append(self._sealed.group(file, group, start_ns, end_ns))
-            rows = Columns.concat(parts)
-        order = np.lexsort((self._names.providers.ranks()[rows.provider], rows.as_of))
-        return self._names.table(rows.take(order))
+            if group is None or start_ns >= end_ns:
+                return
+            asked = _Asked(symbol, interval, side, group, start_ns, end_ns, None, ())
+            bounds = self._version_bounds(state, asked)
+        for begin_ns, until_ns in pairwise(bounds):
+            with self._reading() as state:
+                rows = self._versions(state, asked._replace(start_ns=begin_ns, end_ns=until_ns))
+            if len(rows):
+                yield self._names.batch(rows, BAR_SCHEMA.names)
+
+    def _versions(self, state: _State, asked: _Asked) -> Columns:
+        """Every version, ascending by (ts, as_of, provider)."""
+        parts = [segment.select(asked.group, asked.start_ns, asked.end_ns) for segment in state.segments]
+        files = asked.overlapping(state.catalogue)
+        parts += [self._sealed.group(file, asked.group, asked.start_ns, asked.end_ns) for file in files]
+        rows = Columns.concat(parts)
+        return rows.take(np.lexsort((self._names.providers.ranks()[rows.provider], rows.as_of, rows.ts)))
+
+    def _version_bounds(self, state: _State, asked: _Asked) -> list[int]:
+        """Times that cut a range into pieces of a bounded number of versions, as coverage counts them; its ends too."""
+        length, offset = BLOCK_SLOTS * asked.interval.ns, asked.interval.offset_ns
+        first, last = (asked.start_ns - offset) // length, (asked.end_ns - 1 - offset) // length
+        if first == last:
+            return [asked.start_ns, asked.end_ns]
+        blocks, counts = [], []
+        for segment in state.segments:
+            ts = segment.select(asked.group, asked.start_ns, asked.end_ns).ts
+            blocks.append((ts - offset) // length)
+            counts.append(np.ones(len(ts), np.int64))
+        for file in asked.overlapping(state.catalogue):
+            held = self._sealed.coverage(file)
+            at = np.flatnonzero((held.groups == asked.group) & (held.blocks >= first) & (held.blocks <= last))
+            blocks.append(held.blocks[at])
+            counts.append(held.rows[at])
+        places, of_count = np.unique(np.concatenate(blocks), return_inverse=True)
+        rows = np.zeros(len(places), np.int64)
+        np.add.at(rows, of_count, np.concatenate(counts))
+        piece = (np.cumsum(rows) - rows) // _VERSIONS_AT_ONCE
+        cuts = places[1:][piece[1:] != piece[:-1]] * length + offset
+        return [asked.start_ns, *cuts.tolist(), asked.end_ns]
 
     def presence(
         self,
@@ -911,7 +958,7 @@ def _these(rows: Columns, at: I64) -> Columns:
 def _put(target: Columns | None, count: int, at: I64, rows: Columns) -> Columns:
     """`rows` at these places of `target`, which is made when it is needed first."""
     if target is None:
-        target = Columns(np.zeros((4, count), np.int64), np.zeros((6, count)), np.zeros(count, np.uint8))
+        target = Columns(tuple(np.zeros((4, count), np.int64)), tuple(np.zeros((6, count))), np.zeros(count, np.uint8))
     target.put(at, rows)
     return target
 

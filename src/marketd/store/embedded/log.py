@@ -23,6 +23,7 @@ import logging
 import mmap
 import os
 import struct
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ from marketd.store.batch import SIDES, STATUSES
 from marketd.store.embedded.columns import I64, INTERVAL_NAMES, Columns, Names, distinct
 from marketd.store.embedded.durable import sync_folder, write_all
 
-__all__ = ["Log", "log_damage", "log_rows"]
+__all__ = ["Frame", "Log", "log_damage", "log_rows"]
 
 _log = logging.getLogger(__name__)
 
@@ -126,6 +127,9 @@ class Log:
         self._buffer = bytearray()
         self._symbols = _Numbers()
         self._providers = _Numbers()
+        self._mapped: mmap.mmap | None = None
+        self._map_lock = threading.Lock()
+        self._read_back = False
 
     @classmethod
     def create(cls, path: Path, created_ns: int) -> Log:
@@ -201,11 +205,13 @@ class Log:
         if parts:
             yield _ordered(parts)
 
-    def append(self, rows: Columns, names: Names) -> None:
+    def append(self, rows: Columns, names: Names) -> Frame:
         """Write one frame and return when it is durable. Raises StoreError; the log is then as it was before."""
-        symbols, new_symbols = self._symbols.encode(rows.symbol)
-        providers, new_providers = self._providers.encode(rows.provider)
-        columns = _columns_of(rows, symbols, providers)
+        one = bool((rows.series == rows.series[0]).all())  # history, of which the words are told once
+        named = rows.take(slice(0, 1)) if one else rows
+        symbols, new_symbols = self._symbols.encode(named.symbol)
+        providers, new_providers = self._providers.encode(named.provider)
+        columns = _columns_of(rows, named, symbols, providers)
         described = _Rows(
             rows=len(rows),
             same={name: int(columns[name][0]) for name in _MAYBE_SAME if (columns[name] == columns[name][0]).all()},
@@ -230,9 +236,11 @@ class Log:
                 self._tail_is_clean = True
             raise StoreError(str(self.path), reason) from error
         self._tail_is_clean = True
+        start = self.size + _HEADER_BYTES
         self.size += len(frame)
         self._symbols.add(new_symbols)
         self._providers.add(new_providers)
+        return Frame(self, start, self.size)
 
     def _filled_frame(self, described: _Rows, columns: dict[str, Any]) -> memoryview:
         """The frame of these rows, in the one buffer that is used again: fresh memory costs more than filling it."""
@@ -258,9 +266,25 @@ class Log:
         view[:_HEADER_BYTES] = header + _CHECK.pack(_header_check(header, self.size))
         return view
 
+    def keep(self) -> None:
+        """Have `content` stay readable when the log is closed or removed."""
+        self._read_back = True
+
+    def content(self, end: int) -> mmap.mmap:
+        """The file, mapped at least up to here, which must be durable."""
+        with self._map_lock:
+            if self._mapped is None or len(self._mapped) < end:
+                if self._fd < 0:
+                    raise StoreError(str(self.path), "the log is closed")
+                self._mapped = mmap.mmap(self._fd, self.size, access=mmap.ACCESS_READ)
+            return self._mapped
+
     def close(self) -> None:
+        """Nothing is appended any more. Who holds a `Frame` can read it still."""
         self._buffer = bytearray()
         if self._fd >= 0:
+            if self._read_back:
+                self.content(self.size)
             os.close(self._fd)
             self._fd = -1
 
@@ -269,6 +293,44 @@ class Log:
         self.close()
         self.path.unlink(missing_ok=True)
         sync_folder(self.path.parent)
+
+
+class Frame:
+    """Rows of one series as they are in a log, in the order of time: read from the file when they are asked for."""
+
+    __slots__ = ("_end", "_log", "_start")
+
+    def __init__(self, log: Log, start: int, end: int) -> None:
+        self._log = log
+        self._start = start
+        self._end = end
+
+    def keep(self) -> None:
+        """Announce that it will be read, before the log is closed."""
+        self._log.keep()
+
+    @property
+    def ts(self) -> I64:
+        """In the memory of the file."""
+        data = self._log.content(self._end)
+        ts: I64 = _arrays(data, *_rows_of(data, self._start))["ts"]
+        return ts
+
+    def rows(self, series: int, part: Any) -> Columns:
+        """Some rows, by a slice or an index array. series: what all rows are of."""
+        data = self._log.content(self._end)
+        described, start = _rows_of(data, self._start)
+        held = {name: array[part] for name, array in _arrays(data, described, start).items()}
+        value = {name: _unscaled(described, name, held[name]) for name, _ in _LAYOUT[:9]}
+        ts, as_of, trades, *floats = (np.array(column) for column in value.values())
+        ints = np.full(len(ts), series), ts, as_of, trades
+        return Columns(ints, tuple(floats), np.array(held["status"]))
+
+    def check(self) -> None:
+        """Raises StoreCorrupt if the file does not say any longer what was written."""
+        if _whole_frame(self._log.content(self._end), self._start - _HEADER_BYTES) is None:
+            reason = f"the frame at byte {self._start - _HEADER_BYTES} is damaged"
+            raise StoreCorrupt(str(self._log.path), reason)
 
 
 def log_damage(path: Path) -> str | None:
@@ -324,22 +386,23 @@ def _rows_of(data: Any, start: int) -> tuple[_Rows, int]:
     return described, start + length + -(_LENGTH.size + length) % 8
 
 
-def _columns_of(rows: Columns, symbols: I64, providers: I64) -> dict[str, Any]:
+def _columns_of(rows: Columns, named: Columns, symbols: I64, providers: I64) -> dict[str, Any]:
+    """The columns by name. named: the rows, or the first one if all are of one series."""
     columns: dict[str, Any] = {
         "ts": rows.ts,
         "as_of": rows.as_of,
         "trades": rows.ints[3],
         "symbol": symbols,
         "provider": providers,
-        "interval": rows.interval,
-        "side": rows.side,
+        "interval": named.interval,
+        "side": named.side,
         "status": rows.status,
     }
     return columns | {name: rows.floats[position] for position, (name, _) in enumerate(_LAYOUT[3:9])}
 
 
 def _scaled(columns: dict[str, Any]) -> dict[str, int]:
-    """Replaces prices and volumes by whole numbers where dividing these gives them back to the bit; by what to divide.
+    """Replaces values by whole numbers of 32 bits where dividing these gives them back to the bit; by what to divide.
 
     Most are so many cents or shares, and what is written is what an append waits for.
     """
@@ -354,6 +417,9 @@ def _scaled(columns: dict[str, Any]) -> dict[str, int]:
                 columns[name] = whole
                 found[name] = scale
             break
+    trades = columns["trades"]
+    if trades.min() > -(2**31) and trades.max() < 2**31:  # which they are not where one is null
+        found["trades"] = 1
     return found
 
 
@@ -367,26 +433,31 @@ def _whole(values: Any, scale: int) -> Any:
 
 
 def _decoded(data: Any, described: _Rows, start: int, translated: dict[str, Any]) -> Columns:
-    count = described.rows
-    rows = Columns.empty(count)
+    arrays = _arrays(data, described, start)
+    columns = {name: _unscaled(described, name, array) for name, array in arrays.items()}
+    word = {name: codes[columns[name]] for name, codes in translated.items()}
+    groups = Names.groups(word["symbol"], Names.kinds(word["interval"], word["side"]))
+    ints = Names.series(groups, word["provider"]), columns["ts"], columns["as_of"], columns["trades"]
+    return Columns(ints, tuple(columns[name] for name, _ in _LAYOUT[3:9]), word["status"])
+
+
+def _arrays(data: Any, described: _Rows, start: int) -> dict[str, Any]:
+    """The columns of a frame by name, as they are stored."""
     columns: dict[str, Any] = {}
     for name, kind in _LAYOUT:
         if name in described.same:
-            columns[name] = np.broadcast_to(np.array(described.same[name], kind), count)
-        elif name in described.scaled:
-            columns[name] = np.frombuffer(data, "<i4", count, start) / described.scaled[name]
-            start += 4 * count
+            columns[name] = np.broadcast_to(np.array(described.same[name], kind), described.rows)
         else:
-            columns[name] = np.frombuffer(data, kind, count, start)
+            columns[name] = np.frombuffer(data, "<i4" if name in described.scaled else kind, described.rows, start)
             start += columns[name].nbytes
-    word = {name: codes[columns[name]] for name, codes in translated.items()}
-    groups = Names.groups(word["symbol"], Names.kinds(word["interval"], word["side"]))
-    rows.ints[0] = Names.series(groups, word["provider"])
-    rows.ints[1], rows.ints[2], rows.ints[3] = columns["ts"], columns["as_of"], columns["trades"]
-    for position, (name, _) in enumerate(_LAYOUT[3:9]):
-        rows.floats[position] = columns[name]
-    rows.status[:] = word["status"]
-    return rows
+    return columns
+
+
+def _unscaled(described: _Rows, name: str, array: Any) -> Any:
+    scale = described.scaled.get(name)
+    if scale is None:
+        return array
+    return array.astype(np.int64) if name == "trades" else array / scale
 
 
 def _ordered(parts: list[Columns]) -> Columns:

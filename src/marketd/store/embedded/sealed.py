@@ -11,6 +11,7 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -26,12 +27,11 @@ from marketd.store.batch import SIDES
 from marketd.store.embedded.columns import (
     DICTIONARY_SCHEMA,
     I64,
-    NO_TRADES,
     Columns,
     Names,
+    columns_of,
     distinct,
     repeated,
-    status_codes,
 )
 from marketd.store.embedded.config import EmbeddedStoreConfig
 from marketd.store.embedded.coverage import BLOCK_BYTES, Blocks
@@ -458,6 +458,7 @@ class SealedReader:
         self._rows_held = 0
         self._tables: OrderedDict[tuple[str, int, tuple[str, ...]], pa.Table] = OrderedDict()
         self._table_rows_held = 0
+        self._being_read: dict[tuple[str, int, tuple[str, ...]], Future[pa.Table]] = {}
         self._lock = threading.Lock()
 
     def group(self, file: SealedFile, group: int, start_ns: int, end_ns: int) -> Columns:
@@ -514,28 +515,48 @@ class SealedReader:
         start, stop = shape.rows_of(group)
         return shape.is_plain(group) if stop > start else None
 
-    def plain(self, file: SealedFile, group: int, start_ns: int, end_ns: int, columns: Sequence[str]) -> pa.Table:
-        """As `group`, some columns of a group that `is_plain`, straight from the file."""
-        shape = self._shape(file)
-        cut = file.ts_min_ns < start_ns or file.ts_max_ns >= end_ns
-        stored = [name for name in columns if name in _READ]
-        wanted = stored if "ts" in stored or not (cut or not stored) else [*stored, "ts"]
+    def plain(
+        self,
+        files: Sequence[SealedFile],
+        group: int,
+        start_ns: int,
+        end_ns: int,
+        columns: Sequence[str],
+        *,
+        coded: bool = False,
+    ) -> pa.Table:
+        """As `group` of one file after the other, some columns of a group that `is_plain`, straight from the files.
+
+        coded: words are dictionary-encoded.
+        """
+        cut = [file.ts_min_ns < start_ns or file.ts_max_ns >= end_ns for file in files]
+        wanted = [name for name in columns if name in _READ]
+        if "ts" not in wanted and (any(cut) or not wanted):
+            wanted.append("ts")
         schema = pa.schema([BAR_SCHEMA.field(name) for name in columns])
         tables = []
-        for number, part in self._parts_of(shape, group):
-            if shape.ts_min[number] >= end_ns or shape.ts_max[number] < start_ns:
-                continue
-            shared = part.stop - part.start < shape.row_groups[number + 1] - shape.row_groups[number]
-            read = self._shared_row_group if shared else self._read_row_group
-            table = read(file, shape, number, wanted).slice(part.start, part.stop - part.start)
-            if cut:
-                ts = table.column("ts").to_numpy().astype(np.int64, copy=False)
-                low, high = np.searchsorted(ts, (start_ns, end_ns)).tolist()
-                table = table.slice(low, high - low)
-            same = self._names.words(group, len(table))
-            arrays = [same[name] if name in same else _as_stored(table, name) for name in columns]
-            tables.append(pa.Table.from_arrays(arrays, schema=schema))
-        return pa.concat_tables(tables) if tables else schema.empty_table()
+        for file, is_cut in zip(files, cut, strict=True):
+            shape = self._shape(file)
+            for number, part in self._parts_of(shape, group):
+                if shape.ts_min[number] >= end_ns or shape.ts_max[number] < start_ns:
+                    continue
+                shared = part.stop - part.start < shape.row_groups[number + 1] - shape.row_groups[number]
+                read = self._shared_row_group if shared else self._read_row_group
+                table = read(file, shape, number, wanted).slice(part.start, part.stop - part.start)
+                if is_cut:
+                    ts = table.column("ts").to_numpy().astype(np.int64, copy=False)
+                    low, high = np.searchsorted(ts, (start_ns, end_ns)).tolist()
+                    table = table.slice(low, high - low)
+                tables.append(table)
+        if not tables:
+            return schema.empty_table()
+        table = pa.concat_tables(tables)
+        if coded:
+            always = self._names.coded_words(group, len(table))
+            return pa.table({name: always[name] if name in always else table.column(name) for name in columns})
+        same = self._names.words(group, len(table))
+        arrays = [same[name] if name in same else _as_stored(table, name) for name in columns]
+        return pa.Table.from_arrays(arrays, schema=schema)
 
     def groups(self, file: SealedFile, groups: I64, ts_min_ns: int, ts_max_ns: int) -> Iterator[Columns]:
         """The row groups that can hold one of `groups` at a ts within the bounds. Raises StoreCorrupt."""
@@ -647,21 +668,33 @@ class SealedReader:
         return rows
 
     def _shared_row_group(self, file: SealedFile, shape: _Shape, number: int, columns: list[str]) -> pa.Table:
-        """A row group of several symbols, kept, since who reads one often reads the next."""
+        """A row group of several symbols, kept, since who reads one often reads the next, and read by one thread."""
         key = (file.path, number, tuple(columns))
         with self._lock:
             held = self._tables.get(key)
             if held is not None:
                 self._tables.move_to_end(key)
                 return held
-        table = self._read_row_group(file, shape, number, columns)
+            promised = self._being_read.get(key)
+            if promised is None:
+                mine = self._being_read[key] = Future()
+        if promised is not None:
+            return promised.result()
+        try:
+            table = self._read_row_group(file, shape, number, columns)
+        except BaseException as error:
+            with self._lock:
+                del self._being_read[key]
+            mine.set_exception(error)
+            raise
         with self._lock:
-            if key not in self._tables:
-                self._tables[key] = table
-                self._table_rows_held += len(table)
+            del self._being_read[key]
+            self._tables[key] = table
+            self._table_rows_held += len(table)
             while self._table_rows_held > self._config.rows_cached:
                 _, dropped = self._tables.popitem(last=False)
                 self._table_rows_held -= len(dropped)
+        mine.set_result(table)
         return table
 
     def _read_row_group(self, file: SealedFile, shape: _Shape, number: int, columns: list[str]) -> pa.Table:
@@ -678,23 +711,13 @@ class SealedReader:
             raise StoreCorrupt(str(path), f"row group {number} cannot be read: {error}") from error
 
     def _decoded(self, file: SealedFile, shape: _Shape, number: int, column: dict[str, Any]) -> Columns:
-        start, stop = shape.row_groups[number : number + 2].tolist()
-        rows = Columns.empty(stop - start)
         if file.kind == "by_time":
             sides = np.array([SIDES.index(side) for side in column["side"].dictionary.to_pylist()], np.int64)
             kinds = Names.kind(file.interval, SIDES[0]) + sides[column["side"].indices.to_numpy()]
             groups = Names.groups(self._names.symbols.encode(column["symbol"]), kinds)
         else:
-            groups = shape.series_groups(start, stop)
-        rows.ints[0] = Names.series(groups, self._names.providers.encode(column["provider"]))
-        rows.ints[1] = column["ts"].view(pa.int64()).to_numpy()
-        rows.ints[2] = column["as_of"].view(pa.int64()).to_numpy()
-        trades = column["trades"]
-        rows.ints[3] = (trades.fill_null(NO_TRADES) if trades.null_count else trades).to_numpy()
-        for position, name in enumerate(_PRICES):
-            rows.floats[position] = column[name].to_numpy(zero_copy_only=False)
-        rows.status[:] = status_codes(column["status"])
-        return rows
+            groups = shape.series_groups(*shape.row_groups[number : number + 2].tolist())
+        return columns_of(Names.series(groups, self._names.providers.encode(column["provider"])), column)
 
 
 def _as_stored(table: pa.Table, name: str) -> Any:

@@ -22,7 +22,7 @@ import pyarrow as pa
 
 from marketd.clock import Clock
 from marketd.errors import InvalidInput, StoreError
-from marketd.model import BAR_SCHEMA, Interval, Side
+from marketd.model import ADJUSTED, BAR_SCHEMA, Interval, Side
 from marketd.store.batch import STATUSES, checked_batch, checked_columns, checked_range, presence_slots
 from marketd.store.contract import Presence, StoreStats
 from marketd.store.postgres.columns import ABSENT, from_array, ns_of, pg_time, rounds_of, to_copy
@@ -111,6 +111,9 @@ def _keep(table: str) -> bytes:
 
 _KEEP = {table: _keep(table) for table in _TABLES}
 
+# Sorts rows of raw prices before others; doubled, since it stands in statements that take parameters.
+_ADJUSTED_LAST = f"{{0}} LIKE '%%{ADJUSTED}'"
+
 # What one page of an answer is, as arrays; the numbers of providers are places in `providers`.
 _AS_ARRAYS = f"""
     array_agg(ts), array_agg(ts_nanos), array_agg(as_of_ns),
@@ -148,7 +151,8 @@ def _read(table: str, order: str) -> bytes:
             ) v
             WHERE status <> 'withdrawn'
             ORDER BY ts {order}, ts_nanos {order},
-                array_position(%(prefer)s::text[], provider), as_of_ns DESC, provider
+                array_position(%(prefer)s::text[], provider), {_ADJUSTED_LAST.format("provider")},
+                as_of_ns DESC, provider
             LIMIT %(limit)s
         ) chosen
     """.encode()  # noqa: S608 - names of our own tables and columns
@@ -160,11 +164,12 @@ _VERSIONS = {
     table: f"""
         WITH {_NAMES_OF_SERIES}
         SELECT {_AS_ARRAYS} FROM (
-            SELECT DISTINCT ON (c.as_of_ns, c.provider) c.* FROM {table} c
-            WHERE c.symbol = %(symbol)s AND c.interval = %(interval)s AND c.side = %(side)s
-            AND c.ts = %(ts)s AND c.ts_nanos = %(ts_nanos)s
-            ORDER BY c.as_of_ns, c.provider
-        ) chosen
+            SELECT c.* FROM {table} c
+            WHERE c.symbol = %(symbol)s AND c.interval = %(interval)s AND c.side = %(side)s AND {_IN_RANGE}
+            AND (c.ts, c.ts_nanos, c.as_of_ns, c.provider) > (%(start)s, %(start_nanos)s, %(as_of)s, %(provider)s)
+            ORDER BY c.ts, c.ts_nanos, c.as_of_ns, c.provider
+            LIMIT %(limit)s
+        ) page
     """.encode()  # noqa: S608 - names of our own tables and columns
     for table in _TABLES
 }
@@ -185,7 +190,8 @@ _CROSS = {
             WHERE s.interval = %(interval)s AND s.side = %(side)s
             AND (%(symbols)s::text[] IS NULL OR s.symbol = ANY (%(symbols)s::text[]))
             AND c.status <> 'withdrawn'
-            ORDER BY s.symbol, array_position(%(prefer)s::text[], c.provider), c.as_of_ns DESC, c.provider
+            ORDER BY s.symbol, array_position(%(prefer)s::text[], c.provider), {_ADJUSTED_LAST.format("c.provider")},
+                c.as_of_ns DESC, c.provider
         ) chosen
     """.encode()  # noqa: S608 - names of our own tables and columns
     for table in _TABLES
@@ -310,6 +316,7 @@ class PostgresStore:
         newest_first: bool = False,
         as_of_ns: int | None = None,
         prefer: Sequence[str] = (),
+        coded: bool = False,  # noqa: ARG002 - plain words are allowed
     ) -> pa.Table:
         start_ns, end_ns = checked_range(start_ns, end_ns, side, limit, as_of_ns)
         self._database.check_open()
@@ -373,14 +380,26 @@ class PostgresStore:
             yield from bars.select(names).combine_chunks().to_batches()
 
     def versions(self, symbol: str, interval: Interval, ts_ns: int, *, side: Side = "trade") -> pa.Table:
-        checked_range(ts_ns, ts_ns, side, None, None)
+        return pa.Table.from_batches(self.read_versions(symbol, interval, ts_ns, ts_ns + 1, side=side), BAR_SCHEMA)
+
+    def read_versions(
+        self, symbol: str, interval: Interval, start_ns: int, end_ns: int, *, side: Side = "trade"
+    ) -> Iterator[pa.RecordBatch]:
+        start_ns, end_ns = checked_range(start_ns, end_ns, side, None, None)
         self._database.check_open()
-        if not -_INT64_MAX <= ts_ns <= _INT64_MAX or not _is_storable(symbol):
-            return BAR_SCHEMA.empty_table()
-        ts, ts_nanos = _time(ts_ns)
-        asked = _series(symbol, interval, side, None, ()) | {"ts": ts, "ts_nanos": ts_nanos}
-        with self._database.connection(snapshot=True) as connection:
-            return _Page(connection, _VERSIONS[_table_of(interval)], asked).table(symbol, interval, side)
+        if start_ns >= end_ns or not _is_storable(symbol):
+            return
+        asked = {"symbol": symbol, "interval": interval.name, "side": side, "limit": _PAGE_ROWS}
+        after = {"as_of": -_INT64_MAX - 1, "provider": ""}  # before every version of the first ts
+        while True:
+            with self._database.connection(snapshot=True) as connection:
+                page = _Page(connection, _VERSIONS[_table_of(interval)], asked | _range(start_ns, end_ns) | after)
+                table = page.table(symbol, interval, side)
+            yield from table.combine_chunks().to_batches()
+            if page.rows < _PAGE_ROWS:
+                return
+            start_ns = int(page.ts_ns[-1])
+            after = {"as_of": int(page.as_of_ns[-1]), "provider": table.column("provider")[-1].as_py()}
 
     def presence(
         self,
@@ -527,6 +546,7 @@ class _Page:
             self._result = result
             columns = [from_array(result.get_value(0, i), kind) for i, kind in enumerate(_KINDS)]
         self.ts_ns = ns_of(columns[0], columns[1])
+        self.as_of_ns = columns[2]
         self._columns = columns
         self.rows = len(self.ts_ns)
 
@@ -536,7 +556,7 @@ class _Page:
 
     def table(self, symbol: str | list[str], interval: Interval, side: Side) -> pa.Table:
         """symbol: of all rows, or of each."""
-        _, _, as_of_ns, *prices, volume, vwap, trades, status, provider = self._columns
+        _, _, _, *prices, volume, vwap, trades, status, provider = self._columns
         columns = {
             "symbol": pa.repeat(symbol, self.rows) if isinstance(symbol, str) else pa.array(symbol, pa.string()),
             "interval": pa.repeat(interval.name, self.rows),
@@ -548,7 +568,7 @@ class _Page:
             "trades": pa.array(trades, mask=trades == ABSENT),
             "provider": _words(provider, self.texts(12)),
             "status": _words(status, STATUSES),
-            "as_of": pa.array(as_of_ns).cast(_TS),
+            "as_of": pa.array(self.as_of_ns).cast(_TS),
         }
         return pa.Table.from_pydict(columns, BAR_SCHEMA)
 
