@@ -32,7 +32,19 @@ from history_work import peak_mb, reset_peak, timed
 from marketd.store.embedded import EmbeddedStoreConfig
 from run import machine, report
 from scenarios import Bar, Section, Settings, at_most, in_turns, median, ratio, shown
-from servers import BENCH, BIN, LOAD_CORE, QUIET_INTERVAL_MS, SERVER_CORE, core, free_port, get_json, process, wait_for
+from servers import (
+    BENCH,
+    BIN,
+    LOAD_CORE,
+    QUIET_INTERVAL_MS,
+    SERVER_CORE,
+    accepts,
+    core,
+    free_port,
+    get_json,
+    process,
+    wait_for,
+)
 
 US, ARCTIC, DUCKDB, POSTGRES = "marketd", "ArcticDB", "DuckDB", "PostgreSQL"
 DEFAULT_JSON = BENCH.parent / "test-artifacts" / "bench-history.json"
@@ -40,6 +52,7 @@ WORK_S_MAX = 3600
 FAR_NS = data.open_of(500)
 """A time at which everything has been merged into years."""
 WARM_UP = 2
+ANSWER_BYTES_MAX = 1 << 26
 MIB_AN_ANSWER = 64
 MIB_STORE_CACHE = EmbeddedStoreConfig().rows_cached * 89 / 2**20
 """What the store may keep of decoded rows by default: `rows_cached` of 11 columns."""
@@ -331,7 +344,9 @@ def h3(lab: Lab) -> Section:
     files = sum(1 for _ in (lab.natural() / "bars" / "bars").rglob("*.parquet"))
     section.notes.append(
         f"ArcticDB as Arrow {shown(arctic['pyarrow_ms'], 1)} ms, as pandas {shown(arctic['pandas_ms'], 1)} ms; the "
-        f"faster counts. It has the latest bars alone. Before merging: {files} files."
+        f"faster counts. It has the latest bars alone. Before merging: {files} files. Over HTTP: "
+        f"{median(run['bytes'] for run in results[over_http] if run) / 1e6:.1f} MB, which a bare ASGI application on "
+        f"uvicorn sends the same client in {shown(median(run['bare_ms'] for run in results[over_http] if run), 1)} ms."
     )
     return section
 
@@ -352,25 +367,61 @@ def _with_samples(lab: Lab, symbols: int) -> Callable[[str, object], dict]:
 
 
 def _read_over_http(lab: Lab, numbers: list[int]) -> dict:
-    """From the request to a table, on a connection that stays open."""
-    with served(lab, lab.merged()) as (port, _, _), core(LOAD_CORE):
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-        times, rows = [], []
-        for number in numbers:
-            ms, table = timed(lambda number=number: _fetch_table(connection, data.names(number + 1)[-1]))
-            times.append(ms)
-            rows.append(table.num_rows)
-        connection.close()
-    return {"ms": median(times[WARM_UP:]), "all_ms": times, "rows": rows}
+    """From the request to a table, on a connection that stays open; and the bytes of the last answer, from a server
+    that has nothing else to do."""
+    client = _ArrowClient()
+    with served(lab, lab.merged()) as (port, _, _), core(LOAD_CORE), client.connected(port):
+        told = [client.fetch(f"{_bars_of(data.names(number + 1)[-1])}&format=arrow") for number in numbers]
+    with lab.fresh() as folder:
+        (folder / "answer").write_bytes(client.body)
+        port = free_port()
+        command = [sys.executable, str(BENCH / "peers" / "bare_bytes.py"), str(folder / "answer"), str(port)]
+        with process(command, on=SERVER_CORE) as child:
+            wait_for(lambda: accepts(port), child)
+            with core(LOAD_CORE), client.connected(port):
+                bare = [client.fetch("/")[0] for _ in numbers]
+    ms = [ms for ms, _ in told]
+    return {
+        "ms": median(ms[WARM_UP:]),
+        "all_ms": ms,
+        "rows": [rows for _, rows in told],
+        "bytes": len(client.body),
+        "bare_ms": median(bare[WARM_UP:]),
+    }
 
 
-def _fetch_table(connection: http.client.HTTPConnection, symbol: str) -> pa.Table:
-    connection.request("GET", f"{_bars_of(symbol)}&format=arrow")
-    response = connection.getresponse()
-    body = response.read()
-    if response.status != 200:
-        raise RuntimeError(f"{response.status}: {body[:300]!r}")
-    return pa.ipc.open_stream(body).read_all()
+class _ArrowClient:
+    """Reads every answer into the same memory, as the reads in process use theirs again."""
+
+    def __init__(self) -> None:
+        self._memory = bytearray(ANSWER_BYTES_MAX)
+        self._length = 0
+
+    @contextmanager
+    def connected(self, port: int) -> Iterator[None]:
+        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        yield
+        self._connection.close()
+
+    @property
+    def body(self) -> bytes:
+        """Of the last answer."""
+        return bytes(memoryview(self._memory)[: self._length])
+
+    def fetch(self, path: str) -> tuple[float, int]:
+        """Milliseconds until the table was there, and its rows."""
+        ms, table = timed(lambda: self._table(path))
+        return ms, table.num_rows
+
+    def _table(self, path: str) -> pa.Table:
+        self._connection.request("GET", path)
+        response = self._connection.getresponse()
+        memory, self._length = memoryview(self._memory), 0
+        while count := response.readinto(memory[self._length :]):
+            self._length += count
+        if response.status != 200 or self._length == ANSWER_BYTES_MAX:
+            raise RuntimeError(f"{response.status}: {self.body[:300]!r}")
+        return pa.ipc.open_stream(memory[: self._length]).read_all()
 
 
 def _bars_of(symbol: str, start: str = "2025-01-01", end: str = "2026-02-01") -> str:

@@ -6,6 +6,7 @@ The clock shows the time that the job is about, so that what is a day file and w
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import statistics
@@ -217,15 +218,17 @@ def roll_up(folder: Path, *, now_ns: int, times: int) -> dict:
 def encode(folder: Path, *, sessions: int, times: int) -> dict:
     """One series in the formats of the doors."""
     from marketd.api.bars import _CSV, _ROW
-    from marketd.api.formats import arrow_stream, csv_stream, json_columns, json_rows, parquet_stream
+    from marketd.api.formats import arrow_stream, coded, csv_stream, json_columns, json_rows, parquet_stream
     from marketd.continuity.history import HISTORY_SCHEMA
 
     with _open(folder, data.open_of(sessions)) as (store, _):
         bars = store.read("S0000", MINUTE, *ALL_NS)
+        as_kept = store.read("S0000", MINUTE, *ALL_NS, coded=True)
     flags = pa.array(np.zeros(bars.num_rows, np.bool_))
     table = pa.table([*bars.columns, flags, flags], schema=HISTORY_SCHEMA).combine_chunks()
+    as_kept = pa.table([*as_kept.columns, flags, flags], names=HISTORY_SCHEMA.names).combine_chunks()
     encoders = {
-        "arrow": lambda: arrow_stream(HISTORY_SCHEMA, [table]),
+        "arrow": lambda: itertools.chain.from_iterable(arrow_stream(coded(HISTORY_SCHEMA), [as_kept])),
         "json rows": lambda: json_rows(table, _ROW),
         "json columns": lambda: json_columns(table, _ROW),
         "csv": lambda: csv_stream(_CSV, [table]),

@@ -114,7 +114,7 @@ def wait_for(ready: Callable[[], object], child: subprocess.Popen) -> None:
         time.sleep(0.005)
 
 
-def _accepts(port: int) -> bool:
+def accepts(port: int) -> bool:
     with suppress(OSError):
         socket.create_connection(("127.0.0.1", port), 1).close()
         return True
@@ -156,7 +156,7 @@ def _over_http(
 ) -> Running:
     address = f"127.0.0.1:{port}"
     if hz is None:
-        wait_for(lambda: _accepts(port), child)
+        wait_for(lambda: accepts(port), child)
     else:
         wait_for(lambda: get_json(address, quote), child)
     return Running(f"ws://{address}{stream}", child.pid, address, time.monotonic() - started)
@@ -187,7 +187,7 @@ def nats_websocket(symbols: int, hz: float | None) -> Iterator[Running]:
             f'listen: "127.0.0.1:{port}"\nwebsocket {{ listen: "127.0.0.1:{websocket_port}", no_tls: true }}\n'
         )
         with process([nats_server(), "-c", str(config)], on=SERVER_CORE) as child:
-            wait_for(lambda: _accepts(port) and _accepts(websocket_port), child)
+            wait_for(lambda: accepts(port) and accepts(websocket_port), child)
             running = Running(f"nats+ws://127.0.0.1:{websocket_port}", child.pid)
             with _published(f"nats://127.0.0.1:{port}", symbols, hz, running):
                 yield running
@@ -200,7 +200,7 @@ def redis_pubsub(symbols: int, hz: float | None) -> Iterator[Running]:
     with tempfile.TemporaryDirectory() as folder:
         command = [redis_server(), "--port", str(port), "--bind", "127.0.0.1", "--dir", folder]
         with process([*command, "--save", "", "--appendonly", "no"], on=SERVER_CORE) as child:
-            wait_for(lambda: _accepts(port), child)
+            wait_for(lambda: accepts(port), child)
             running = Running(f"redis://127.0.0.1:{port}", child.pid)
             with _published(f"redis://127.0.0.1:{port}", symbols, hz, running):
                 yield running
@@ -211,7 +211,7 @@ def blaster() -> Iterator[Running]:
     """Pre-built frames to everybody, which shows what the load client can take."""
     port = free_port()
     with process([sys.executable, str(BENCH / "blaster.py"), "--port", str(port)], on=SERVER_CORE) as child:
-        wait_for(lambda: _accepts(port), child)
+        wait_for(lambda: accepts(port), child)
         yield Running(f"ws://127.0.0.1:{port}/", child.pid)
 
 

@@ -21,7 +21,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from marketd.api.bars import ColumnsReply, ObservationsReply
-from marketd.api.formats import csv_stream, json_columns, json_rows
+from marketd.api.formats import arrow_stream, coded, csv_stream, json_columns, json_rows
+from marketd.continuity.history import HISTORY_SCHEMA
 from marketd.model import BAR_SCHEMA, OBSERVATION_SCHEMA, AnsweredSpan, Bar, CorporateAction, Interval, format_ns
 from marketd.store.contract import Presence
 
@@ -123,6 +124,87 @@ def test_arrow_and_parquet(desk: Desk, kind: str) -> None:
     assert table.column_names[-2:] == ["partial", "filled"]
     head = json.loads(table.schema.metadata[b"marketd"])
     assert {**head, "count": 4} == HEAD
+
+
+CODED = {
+    **dict.fromkeys(("symbol", "interval", "side", "status"), pa.dictionary(pa.int8(), pa.string())),
+    "provider": pa.dictionary(pa.int16(), pa.string()),
+}
+
+
+def test_an_arrow_answer_has_its_words_in_dictionaries() -> None:
+    bars = five()
+    bars[1] |= {"provider": "other", "status": "corrected"}
+    answer = Desk(bars).get(f"{X}?{RANGE}&format=arrow")
+    assert int(answer.headers["content-length"]) == len(answer.body)
+    table = pa.ipc.open_stream(answer.body).read_all()
+    table.validate(full=True)
+    assert {f.name: f.type for f in table.schema if pa.types.is_dictionary(f.type)} == CODED
+    assert table.cast(HISTORY_SCHEMA).select(BAR_SCHEMA.names).equals(_table(bars))
+    page = pa.ipc.open_stream(Desk(bars).get(f"{X}?{RANGE}&format=arrow&limit=4").body).read_all()
+    assert page.equals(table)
+
+
+def test_the_symbols_of_a_cross_section_are_plain() -> None:
+    """There may be more of them than a dictionary of eight bits holds."""
+    bars = [row("10:00", 1.0 + n, symbol=f"S{n:03}") for n in range(300)]
+    body = Desk(bars).get(f"{API}/cross-section?interval=1m&ts=2026-11-20T10:00:00Z&format=arrow").body
+    table = pa.ipc.open_stream(body).read_all()
+    assert {f.name: f.type for f in table.schema if f.name in CODED} == {**CODED, "symbol": pa.string()}
+    assert table.cast(BAR_SCHEMA).equals(_table(bars))
+
+
+SLICES = [
+    [row("10:00", 1.0), row("10:01", 2.0)],
+    [row("10:02", 3.0, provider="other"), row("10:03", 4.0, status="live"), row("10:04", 5.0)],
+    [],
+    [row("10:05", 6.0, status="live", provider="third")],
+]
+
+
+def _sliced(*, coded_by_store: bool) -> tuple[bytes, pa.Table]:
+    """An Arrow answer whose dictionaries grow on the way, and its bars."""
+    other_words = pa.schema(
+        [f.with_type(pa.dictionary(pa.int32(), f.type)) if f.name in CODED else f for f in BAR_SCHEMA]
+    )
+    tables = [_table(rows) for rows in SLICES]
+    offered = [table.cast(other_words) for table in tables] if coded_by_store else tables
+    pieces = [piece for pieces in arrow_stream(coded(BAR_SCHEMA), offered) for piece in pieces]
+    return b"".join(pieces), pa.concat_tables(tables)
+
+
+@pytest.mark.parametrize("coded_by_store", [False, True])
+def test_dictionaries_grow_from_slice_to_slice(coded_by_store: bool) -> None:
+    body, bars = _sliced(coded_by_store=coded_by_store)
+    batches = list(pa.ipc.open_stream(body))
+    assert [batch.num_rows for batch in batches] == [2, 3, 1]
+    assert pa.Table.from_batches(batches).cast(BAR_SCHEMA).equals(bars)
+
+
+PRICES_AND_WORDS = [
+    (1.0, "final", "venue"), (2.0, "final", "venue"), (3.0, "final", "other"), (4.0, "live", "venue"),
+    (5.0, "final", "venue"), (6.0, "live", "third"),
+]  # fmt: skip
+
+
+def test_duckdb_reads_the_arrow_answer() -> None:
+    reader = pa.ipc.open_stream(_sliced(coded_by_store=False)[0])
+    with duckdb.connect() as connection:
+        found = connection.from_arrow(reader).project("open, status::VARCHAR, provider::VARCHAR").fetchall()
+    assert found == PRICES_AND_WORDS
+
+
+def test_polars_reads_the_arrow_answer() -> None:
+    polars = pytest.importorskip("polars")
+    frame = polars.read_ipc_stream(io.BytesIO(_sliced(coded_by_store=False)[0]))
+    words = frame.select("open", polars.col("status", "provider").cast(polars.String))
+    assert words.rows() == PRICES_AND_WORDS
+
+
+def test_pandas_reads_the_arrow_answer() -> None:
+    pytest.importorskip("pandas")
+    frame = pa.ipc.open_stream(_sliced(coded_by_store=False)[0]).read_pandas()
+    assert list(zip(frame["open"], frame["status"], frame["provider"], strict=True)) == PRICES_AND_WORDS
 
 
 def test_duckdb_reads_the_parquet_answer(desk: Desk, tmp_path: Any) -> None:
@@ -394,16 +476,27 @@ def _long(n: int) -> pa.Table:
     )  # fmt: skip
 
 
+def _asked_for(kind: str, spec_version: str) -> dict[str, Any]:
+    return {
+        "type": "http", "asgi": {"version": "3.0", "spec_version": spec_version}, "http_version": "1.1",
+        "method": "GET", "scheme": "http", "path": X, "raw_path": X.encode(), "root_path": "", "headers": [],
+        "query_string": f"from=2024-01-01&format={kind}".encode(),
+    }  # fmt: skip
+
+
 class Shelf:
     """A store of one long series that is already in Arrow: reading it costs no memory of its own."""
 
     def __init__(self, table: pa.Table) -> None:
         self._table = table
         self._ts = table["ts"].cast(pa.int64()).to_numpy()
+        self.reads = 0
+        """Of whole slices."""
 
     def read(self, symbol: str, interval: Any, start_ns: int, end_ns: int, **more: Any) -> pa.Table:
         first, last = np.searchsorted(self._ts, (start_ns, end_ns)).tolist()
         limit, newest_first = more.get("limit"), more.get("newest_first", False)
+        self.reads += limit is None and last > first
         if interval.name != "1m" or symbol != "X":
             first = last
         if newest_first:
@@ -419,6 +512,36 @@ class Shelf:
 
     def symbols(self) -> tuple[str, ...]:
         return ("X",)
+
+
+@pytest.mark.parametrize("kind", ["csv", "arrow", "parquet"])
+def test_a_slow_client_is_waited_for_and_one_that_leaves_ends_the_reading(kind: str) -> None:
+    desk = Desk([])
+    shelf = Shelf(_long(700_000))
+    desk.store = desk.history._store = shelf  # type: ignore[assignment]
+    left = asyncio.Event()
+    reads: list[int] = []
+
+    async def send(message: Any) -> None:
+        """Takes what comes until three slices were read, then nothing more; and leaves."""
+        if shelf.reads >= 3:
+            for _ in range(50):  # whatever the server does meanwhile
+                await asyncio.sleep(0)
+            await asyncio.to_thread(lambda: None)
+            reads.append(shelf.reads)
+            left.set()
+            await asyncio.Event().wait()
+
+    async def receive() -> Any:
+        await left.wait()
+        return {"type": "http.disconnect"}
+
+    async def run() -> None:
+        await asyncio.wait_for(desk._app(_asked_for(kind, "2.3"), receive, send), 20)
+
+    asyncio.run(run())
+    assert reads == [3]
+    assert shelf.reads == 3
 
 
 @pytest.mark.parametrize("kind", ["csv", "arrow", "parquet"])
@@ -438,12 +561,7 @@ def test_an_answer_of_any_size_never_holds_more_than_64_mib(kind: str) -> None:
         async def receive() -> Any:
             await asyncio.Event().wait()
 
-        scope = {
-            "type": "http", "asgi": {"version": "3.0", "spec_version": "2.4"}, "http_version": "1.1", "method": "GET",
-            "scheme": "http", "path": X, "raw_path": X.encode(), "root_path": "", "headers": [],
-            "query_string": f"from=2024-01-01&format={kind}".encode(),
-        }  # fmt: skip
-        await desk._app(scope, receive, send)
+        await desk._app(_asked_for(kind, "2.4"), receive, send)
         return sum(sizes), len(sizes)
 
     before = pa.default_memory_pool()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -314,17 +315,44 @@ def test_slices_of_any_size_are_the_same_answer(
     ask = query("04:50", "10:10", interval, order=order, fill=fill)
     whole = desk.service.answer(ask)
     for rows, slots in ((7, 600_000), (1_000, 13), (11, 17)):
-        monkeypatch.setattr("marketd.continuity.history._ROWS", rows)
+        for name in ("_ROWS", "_ROWS_COUNTED"):
+            monkeypatch.setattr(f"marketd.continuity.history.{name}", min(rows, 100))
         monkeypatch.setattr("marketd.continuity.history._SLOTS", slots)
         monkeypatch.setattr("marketd.continuity.history._SLOTS_FILLED", slots)
         slices = list(desk.service.slices(ask))
         assert len(slices) > 1
+        assert not any(s.is_whole(ask) for s in slices)
         assert pa.concat_tables([s.table for s in slices]).equals(whole.table)
         assert sum(m.count for s in slices for m in s.missing) == sum(m.count for m in whole.missing)
         assert {s.complete for s in slices} >= {whole.complete}
         outline = desk.service.outline(ask)
         assert (outline.missing, outline.complete) == (whole.missing, whole.complete)
         assert desk.service.answer(ask).table.equals(whole.table)
+
+
+_PLACES = st.sets(st.integers(0, 5_000), max_size=80)
+
+
+@settings(max_examples=40, deadline=None)
+@given(_PLACES, st.integers(1, 30), st.sampled_from(["1s", "1m"]), st.sampled_from(["asc", "desc"]))
+def test_slices_are_counted_beforehand(places: set[int], rows: int, interval: str, order: str) -> None:
+    """Over the turn of a year and of months: as many bars as are allowed and no more, and no slice more than needed."""
+    step_ns = {"1s": 1_000_000_000, "1m": MINUTE}[interval]
+    first_ns = parse_ns("2025-12-31T23:00:00Z")
+    starts = [first_ns + n * step_ns * 17 for n in sorted(places)]
+    desk = Desk([row(ts, 1.0, interval) for ts in starts])
+    asked = query("2025-12-31T00:00:00Z", "2026-03-15T00:00:00Z", interval, order=order)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("marketd.continuity.history._ROWS_COUNTED", rows)
+        slices = list(desk.service.slices(asked))
+    given = [ts for s in slices for ts in s.table["ts"].cast(pa.int64()).to_pylist()]
+    assert given == (starts if order == "asc" else starts[::-1])
+    assert all(s.table.num_rows <= rows for s in slices)
+    assert all(one.table.num_rows + next_.table.num_rows > rows for one, next_ in itertools.pairwise(slices))
+    assert [s.is_whole(asked) for s in slices] == [len(slices) == 1] * len(slices)
+    covered = sorted((s.start_ns, s.end_ns) for s in slices)
+    assert [end for _, end in covered] == [*(start for start, _ in covered[1:]), asked.end_ns]
+    assert covered[0][0] == asked.start_ns
 
 
 _NOONS = st.sets(st.integers(0, 239), max_size=60)

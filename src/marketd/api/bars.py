@@ -10,17 +10,21 @@ import asyncio
 import base64
 import binascii
 import calendar
+import functools
 import hashlib
 import itertools
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import operator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
 import pyarrow as pa
+from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from marketd.analytics.adjust import ActionMark, believed
 from marketd.api.engine import Engine
@@ -28,7 +32,9 @@ from marketd.api.errors import NotFound
 from marketd.api.formats import (
     MEDIA,
     Format,
+    Piece,
     arrow_stream,
+    coded,
     csv_stream,
     json_columns,
     json_rows,
@@ -100,6 +106,8 @@ _CSV = ("symbol", "interval", "side", *_VALUES, "as_of", "partial", "filled")
 _SECTION_ROW = ("symbol", *_VALUES)
 _SECTION_CSV = ("symbol", "interval", "side", *_VALUES, "as_of")
 _OBSERVATION = ("ts", "value", "provider", "as_of")
+
+_TABLE = operator.attrgetter("table")
 
 _encode: Callable[[Any], bytes] = msgspec.json.Encoder().encode
 
@@ -505,7 +513,7 @@ async def bars_response(
         return await _json(head, '"bars":[', "]", json_rows(answer.table, _ROW), b",", answer.table.num_rows)
     if kind == "columns":
         return await _json(head, '"columns":', "", json_columns(answer.table, _ROW), b"", answer.table.num_rows)
-    return _streamed(kind, _CSV, HISTORY_SCHEMA, [answer.table], _encode(head), _headers(head))
+    return await asyncio.to_thread(_encoded, kind, _CSV, HISTORY_SCHEMA, [answer.table], _encode(head), _headers(head))
 
 
 def _live(engine: Engine, query: HistoryQuery) -> list[Bar]:
@@ -523,15 +531,17 @@ async def _whole(
     engine: Engine, query: HistoryQuery, live: Sequence[Bar], kind: Format, period: str | msgspec.UnsetType
 ) -> Response:
     """A range of any length: never more than a slice of it is held."""
-    slices = engine.history.slices(query, live)
-    first, second = await asyncio.to_thread(lambda: (next(slices), next(slices, None)))
-    if second is None:
-        answer = first
-    else:
-        answer = await asyncio.to_thread(engine.history.outline, query)
-    head = msgspec.structs.replace(_head(query, answer, None, period), count=msgspec.UNSET)
-    tables = (part.table for part in itertools.chain([first], [] if second is None else [second], slices))
-    return _streamed(kind, _CSV, HISTORY_SCHEMA, tables, _encode(head), _headers(head))
+
+    def begin() -> Response:
+        slices = engine.history.slices(query, live, coded=kind == "arrow")
+        first = next(slices)
+        is_whole = first.is_whole(query)
+        answer = first if is_whole else engine.history.outline(query)
+        head = msgspec.structs.replace(_head(query, answer, None, period), count=msgspec.UNSET)
+        tables = [first.table] if is_whole else map(_TABLE, itertools.chain([first], slices))
+        return _encoded(kind, _CSV, HISTORY_SCHEMA, tables, _encode(head), _headers(head))
+
+    return await asyncio.to_thread(begin)
 
 
 def _head(query: HistoryQuery, answer: HistoryAnswer, token: str | None, period: str | msgspec.UnsetType) -> BarsHead:
@@ -562,10 +572,18 @@ def _marks(marks: Iterable[ActionMark]) -> list[MarkReply]:
 
 
 def missing_replies(spans: Iterable[MissingSpan]) -> list[MissingReply]:
+    spans = list(spans)
+    starts, ends = _times([s.start_ns for s in spans]), _times([s.end_ns for s in spans])
     return [
-        MissingReply(start=format_ns(s.start_ns), end=format_ns(s.end_ns), reason=s.reason, count=s.count)
-        for s in spans
+        MissingReply(start=start, end=end, reason=s.reason, count=s.count)
+        for start, end, s in zip(starts, ends, spans, strict=True)
     ]
+
+
+def _times(times_ns: Sequence[int]) -> list[str]:
+    """`format_ns` of starts and ends of bars, which are whole seconds; many at once."""
+    texts = np.datetime_as_string(np.array(times_ns, np.int64).astype("M8[ns]"), unit="s")
+    return [f"{text}Z" for text in texts.tolist()]
 
 
 def _headers(head: BarsHead) -> dict[str, str]:
@@ -602,24 +620,57 @@ async def _json(head: Any, opening: str, closing: str, parts: Iterator[bytes], c
     return StreamingResponse(pieces(), headers=_NO_STORE, media_type=MEDIA["rows"])
 
 
-def _streamed(
+def _encoded(
     kind: Format,
     names: Sequence[str],
     schema: pa.Schema,
     tables: Iterable[pa.Table],
     head: bytes,
     headers: Mapping[str, str],
+    *,
+    plain: Sequence[str] = (),
 ) -> Response:
-    """CSV, Arrow or Parquet. head: JSON for the schema's metadata, under the key `marketd`."""
+    """CSV, Arrow or Parquet. tables: a list if it is all of the answer, which Arrow is then made of at once.
+
+    head: JSON for the schema's metadata, under the key `marketd`. plain: columns of many words.
+    """
     schema = schema.with_metadata({b"marketd": head})
-    if kind == "csv":
-        parts = csv_stream(names, tables)
-    elif kind == "arrow":
-        parts = arrow_stream(schema, tables)
-    else:
-        parts = parquet_stream(schema, tables)
+    headers = {**_NO_STORE, **headers}
     # "text/csv; charset=utf-8" is what Starlette makes of text/csv
-    return StreamingResponse(parts, headers={**_NO_STORE, **headers}, media_type=MEDIA[kind])
+    if kind == "csv":
+        return StreamingResponse(csv_stream(names, tables), headers=headers, media_type=MEDIA[kind])
+    if kind == "parquet":
+        return StreamingResponse(parquet_stream(schema, tables), headers=headers, media_type=MEDIA[kind])
+    slices = arrow_stream(coded(schema, plain=plain), tables)
+    if isinstance(tables, list):
+        return _Ready(list(itertools.chain.from_iterable(slices)), headers=headers, media_type=MEDIA[kind])
+    return StreamingResponse(_pieces(slices), headers=headers, media_type=MEDIA[kind])
+
+
+async def _pieces(slices: Iterator[list[Piece]]) -> AsyncIterator[Piece]:
+    """Slice after slice, each made by a worker thread when the client has taken the one before."""
+    while True:
+        pieces = await run_in_threadpool(next, slices, None)
+        if pieces is None:
+            return
+        pieces.reverse()
+        while pieces:
+            yield pieces.pop()
+
+
+class _Ready(Response):
+    """An answer that is there, in pieces that are sent as they are."""
+
+    def __init__(self, pieces: Sequence[Piece], *, headers: Mapping[str, str], media_type: str) -> None:
+        length = sum(len(piece) for piece in pieces)
+        super().__init__(headers={**headers, "Content-Length": str(length)}, media_type=media_type)
+        self._pieces = pieces
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - of ASGI
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        for piece in self._pieces:
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
 
 
 def _time(time_ns: int | None) -> str | None:
@@ -678,7 +729,9 @@ async def cross_section_response(
         return await _json(head, '"bars":[', "]", json_rows(table, _SECTION_ROW), b",", table.num_rows)
     if kind == "columns":
         return await _json(head, '"columns":', "", json_columns(table, _SECTION_ROW), b"", table.num_rows)
-    return _streamed(kind, _SECTION_CSV, BAR_SCHEMA, [table], _encode(head), {})
+    return await asyncio.to_thread(
+        functools.partial(_encoded, kind, _SECTION_CSV, BAR_SCHEMA, [table], _encode(head), {}, plain=("symbol",))
+    )
 
 
 def _start_of_bar(interval: Interval, ts_ns: int) -> int:
@@ -784,4 +837,5 @@ async def observations_response(
         return await _json(head, '"observations":[', "]", json_rows(table, _OBSERVATION), b",", table.num_rows)
     if kind == "columns":
         return await _json(head, '"columns":', "", json_columns(table, _OBSERVATION), b"", table.num_rows)
-    return _streamed(kind, ("series", *_OBSERVATION), OBSERVATION_SCHEMA, [table], _encode(head), {})
+    names = ("series", *_OBSERVATION)
+    return await asyncio.to_thread(_encoded, kind, names, OBSERVATION_SCHEMA, [table], _encode(head), {})

@@ -19,11 +19,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from marketd.store.batch import one_word
+
 __all__ = [
     "FORMATS",
     "MEDIA",
     "Format",
+    "Piece",
     "arrow_stream",
+    "coded",
     "csv_stream",
     "json_columns",
     "json_rows",
@@ -31,6 +35,7 @@ __all__ = [
     "parquet_stream",
 ]
 
+Piece = bytes | memoryview
 Format = Literal["rows", "columns", "csv", "arrow", "parquet"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 
@@ -48,7 +53,13 @@ _ROWS_A_BATCH = 65_536
 _COMBINATIONS = 4_096
 _NS_PER_S = 1_000_000_000
 _DAY_S = 86_400
-_END_OF_STREAM = b"\xff\xff\xff\xff\x00\x00\x00\x00"
+_SMALL_BYTES = 16_384
+
+_CODES = {
+    **dict.fromkeys(("symbol", "interval", "side", "status", "series"), pa.dictionary(pa.int8(), pa.string())),
+    "provider": pa.dictionary(pa.int16(), pa.string()),
+}
+"""Columns of words of which an answer has few, and how Arrow numbers them."""
 
 _Ints = npt.NDArray[np.int64]
 _Spell = Callable[[Any], str]
@@ -270,13 +281,96 @@ def _clock() -> pa.Array[Any]:
 # --- binary ----------------------------------------------------------------------------------------------------
 
 
-def arrow_stream(schema: pa.Schema, slices: Iterable[pa.Table]) -> Iterator[bytes]:
-    """An Arrow IPC stream, a message an item: the schema, the batches, the end."""
-    yield schema.serialize().to_pybytes()
-    for table in slices:
-        for batch in table.to_batches(max_chunksize=_ROWS_A_BATCH):
-            yield batch.serialize().to_pybytes()
-    yield _END_OF_STREAM
+def coded(schema: pa.Schema, *, plain: Sequence[str] = ()) -> pa.Schema:
+    """The schema of an Arrow answer: words are dictionary-encoded, all but the columns that are named."""
+    for place, field in enumerate(schema):
+        if field.name in _CODES and field.name not in plain:
+            schema = schema.set(place, pa.field(field.name, _CODES[field.name], nullable=field.nullable))
+    return schema
+
+
+def arrow_stream(schema: pa.Schema, slices: Iterable[pa.Table]) -> Iterator[list[Piece]]:
+    """An Arrow IPC stream, a list a slice of it: small pieces joined, columns as they are, without a copy.
+
+    schema: of the answer; columns of strings are encoded where it has them as dictionaries. A dictionary grows from
+    slice to slice, and is then sent again.
+    """
+    sink = _Sheaf()
+    words = {field.name: _Words(field.type) for field in schema if pa.types.is_dictionary(field.type)}
+    with pa.ipc.new_stream(pa.PythonFile(sink, mode="w"), schema) as writer:
+        for table in slices:
+            for batch in table.to_batches():
+                columns = [
+                    words[name].coded(column) if name in words else column
+                    for name, column in zip(schema.names, batch.columns, strict=True)
+                ]
+                writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=schema))
+                del batch, columns
+            del table  # what was sent is not held while the next slice is read
+            yield sink.take()
+    yield sink.take()
+
+
+class _Words:
+    """The dictionary of one column of an answer."""
+
+    def __init__(self, kind: pa.DictionaryType[Any, Any]) -> None:
+        self._kind = kind
+        self._codes: dict[str, int] = {}
+        self._dictionary = pa.array([], kind.value_type)
+
+    def coded(self, column: pa.Array[Any]) -> pa.Array[Any]:
+        """A column of strings, or of strings that are dictionary-encoded already, in the words of the answer."""
+        found: Any = column
+        word = one_word(column)
+        if word is not None:
+            codes = [self._code(word)]
+        else:
+            found = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
+            codes = [self._code(str(word)) for word in found.dictionary.to_pylist()]
+        indices: Any
+        if len(codes) == 1 and not found.null_count:
+            indices = pa.array(np.full(len(found), codes[0], self._kind.index_type.to_pandas_dtype()))
+        else:
+            indices = pa.array(codes, self._kind.index_type).take(found.indices)
+        if len(self._dictionary) != len(self._codes):
+            self._dictionary = pa.array(list(self._codes), self._kind.value_type)
+        return pa.DictionaryArray.from_arrays(indices, self._dictionary, safe=False)  # codes are right by making
+
+    def _code(self, word: str) -> int:
+        return self._codes.setdefault(word, len(self._codes))
+
+
+class _Sheaf(io.RawIOBase):
+    """A file that keeps what is written to it as it is, until it is taken."""
+
+    def __init__(self) -> None:
+        self._parts: list[Any] = []
+        self._written = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self._parts.append(data)
+        self._written += len(data)
+        return len(data)
+
+    def tell(self) -> int:
+        return self._written
+
+    def take(self) -> list[Piece]:
+        pieces: list[Piece] = []
+        small: list[Any] = []
+        for part in self._parts:
+            if len(part) < _SMALL_BYTES:
+                small.append(part)
+                continue
+            pieces += [b"".join(small), memoryview(part).cast("B")]
+            small.clear()
+        pieces.append(b"".join(small))
+        self._parts.clear()
+        return [piece for piece in pieces if piece]
 
 
 class _Drain(io.RawIOBase):
@@ -322,5 +416,6 @@ def parquet_stream(schema: pa.Schema, slices: Iterable[pa.Table]) -> Iterator[by
         for table in slices:
             if table.num_rows:
                 writer.write_table(table)
+                del table
                 yield drain.take()
     yield drain.take()

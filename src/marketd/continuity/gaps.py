@@ -63,7 +63,7 @@ def find_missing(
     others end where it begins: then the answer and the bars that are there cover the range without overlap.
     """
     here = np.sort(present) if len(present) > 1 and (present[1:] < present[:-1]).any() else present
-    absent = np.flatnonzero(~_is_in(expected, here))
+    absent = _absent(expected, here, interval.ns)
     starts = expected[absent]
     codes = answers(starts, spans)
     if not len(starts):
@@ -212,13 +212,19 @@ def without_tail(bits: Bits, slots: int) -> Bits:
     return kept
 
 
-def _is_in(wanted: Int64s, here: Int64s) -> npt.NDArray[np.bool_]:
-    """Which of `wanted` are in `here`; both ascending."""
+def _absent(expected: Int64s, here: Int64s, step_ns: int) -> Int64s:
+    """The positions of the expected starts that are not in `here`; both ascending, all whole steps from one another.
+
+    Looks at runs of bars instead of each.
+    """
     if not len(here):
-        return np.zeros(len(wanted), np.bool_)
-    places = np.minimum(np.searchsorted(here, wanted), len(here) - 1)
-    found: npt.NDArray[np.bool_] = here[places] == wanted
-    return found
+        return np.arange(len(expected))
+    ends = np.flatnonzero(np.diff(here) != step_ns)
+    first = np.searchsorted(expected, here[np.concatenate(([0], ends + 1))])
+    after = np.searchsorted(expected, here[np.concatenate((ends, [len(here) - 1]))], "right")
+    low, high = np.concatenate(([0], after)), np.concatenate((first, [len(expected)]))
+    count = np.maximum(high - low, 0)  # less where a bar is there twice
+    return np.repeat(low - np.cumsum(count) + count, count) + np.arange(count.sum())
 
 
 def _runs(

@@ -16,6 +16,7 @@ roll-up. Which minutes a day has, `continuity.buckets` says: those of the UTC da
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
@@ -59,9 +60,12 @@ repeat the close of the bar before, with its provider, status and as_of, and wit
 
 _MINUTE, _DAY = Interval.parse("1m"), Interval.parse("1d")
 _ROWS = 32_768
+_ROWS_COUNTED = 131_072
 _SLOTS = 600_000
 _SLOTS_FILLED = 65_536
 _NS = pa.timestamp("ns", tz="UTC")
+_PERIOD = {"1s": "M", "1m": "Y"}
+"""Stretches in which stores keep long series together, which a read had better not divide."""
 
 _REASONS: tuple[MissingReason, ...] = ("closed", "no_trades", "provider_lacks", "quarantined", "not_fetched")
 """The worst last."""
@@ -110,6 +114,11 @@ class HistoryAnswer(msgspec.Struct, frozen=True, kw_only=True):
     actions: tuple[CorporateAction, ...] = ()
     marks: tuple[ActionMark, ...] = ()
     calendar: str | None = None
+
+    def is_whole(self, query: HistoryQuery) -> bool:
+        """Whether it covers all that was asked."""
+        bounds = query.interval.ceil(query.start_ns), query.interval.ceil(query.end_ns)
+        return (self.start_ns, self.end_ns) == bounds
 
 
 class Disagreement(msgspec.Struct, frozen=True, kw_only=True):
@@ -211,14 +220,15 @@ class HistoryService:
             calendar=None if reading.calendar is None else reading.calendar.name,
         )
 
-    def slices(self, query: HistoryQuery, live: Sequence[Bar] = ()) -> Iterator[HistoryAnswer]:
+    def slices(self, query: HistoryQuery, live: Sequence[Bar] = (), *, coded: bool = False) -> Iterator[HistoryAnswer]:
         """The whole range, whatever `limit` says, slice by slice: each of bounded size and read when it is asked for.
 
-        Ascending unless `order` is `desc`. At least one slice. Raises as `answer`.
+        Ascending unless `order` is `desc`. At least one slice; `is_whole` says of one whether it was the only one.
+        coded: columns of strings may be dictionary-encoded, each slice as the store likes. Raises as `answer`.
         """
         reading = self._reading(query, live)
         forward = query.order != "desc"
-        for part in reading.parts(forward=forward):
+        for part in reading.parts(forward=forward, counted=True, coded=coded):
             missing = reading.missing([part], part.start_ns, part.end_ns)
             table = part.table if forward else part.table.take(np.arange(part.table.num_rows)[::-1])
             yield HistoryAnswer(
@@ -231,6 +241,7 @@ class HistoryService:
                 marks=reading.marks,
                 calendar=None if reading.calendar is None else reading.calendar.name,
             )
+            del part, table  # what was given is not held while the next slice is read
 
     def outline(self, query: HistoryQuery) -> HistoryAnswer:
         """What `answer` would say of the whole range, whatever `limit` says, without its bars.
@@ -239,7 +250,7 @@ class HistoryService:
         """
         reading = self._reading(query, ())
         nothing = HISTORY_SCHEMA.empty_table()
-        if query.interval.ns <= _MINUTE.ns and query.as_of_ns is None and query.fill is None:
+        if reading.are_stored:
             missing = reading.missing_of_stored()
             complete = reading.is_complete(nothing, missing, reading.start_ns, reading.end_ns)
         else:
@@ -356,7 +367,7 @@ class _Reading:
         self.start_ns, self.end_ns = interval.ceil(query.start_ns), interval.ceil(query.end_ns)
         self._buckets = Buckets(calendar, interval)
         self._sides: tuple[Side, ...] = ("bid", "ask") if query.side == "mid" else (query.side,)
-        self._live = self._within(_table_of(live))
+        self._live = self._within(_table_of(live)) if live else BAR_SCHEMA.empty_table()
         self._known_ns = now_ns if query.as_of_ns is None else min(query.as_of_ns, now_ns)
         self._bases = self._stored_bases()
         self.actions: tuple[CorporateAction, ...] = ()
@@ -431,6 +442,7 @@ class _Reading:
         *,
         limit: int | None = None,
         newest_first: bool = False,
+        coded: bool = False,
     ) -> pa.Table:
         return self._store.read(
             self.query.symbol,
@@ -442,6 +454,7 @@ class _Reading:
             newest_first=newest_first,
             as_of_ns=self.query.as_of_ns,
             prefer=self.query.prefer,
+            coded=coded,
         )
 
     def _spans(self, interval: Interval, start_ns: int, end_ns: int) -> tuple[AnsweredSpan, ...]:
@@ -536,10 +549,17 @@ class _Reading:
 
     # --- parts ---------------------------------------------------------------------------------------------
 
-    def parts(self, *, forward: bool) -> Iterator[_Part]:
-        """The whole range in parts of `HISTORY_SCHEMA`, the first or the last first, each ascending. At least one."""
+    def parts(self, *, forward: bool, counted: bool = False, coded: bool = False) -> Iterator[_Part]:
+        """The whole range in parts of `HISTORY_SCHEMA`, the first or the last first, each ascending. At least one.
+
+        counted: all of it will be wanted, so that bars are counted before they are read, where that can be done.
+        """
         before: pa.Table | None = None
-        for part in self._parts(self._lo_ns, self._hi_ns, forward=forward):
+        if counted and self.are_stored and self.query.side != "mid" and self._lo_ns < self._hi_ns:
+            parts = self._counted_parts(self._lo_ns, self._hi_ns, forward=forward, coded=coded)
+        else:
+            parts = self._parts(self._lo_ns, self._hi_ns, forward=forward)
+        for part in parts:
             table, partial = part.table, part.partial
             filled = np.zeros(table.num_rows, np.bool_)
             if self.query.fill is not None:
@@ -551,15 +571,66 @@ class _Reading:
             table = table.append_column(HISTORY_SCHEMA.field("filled"), pa.array(filled))
             start_ns = self.start_ns if part.start_ns == self._lo_ns else part.start_ns
             end_ns = self.end_ns if part.end_ns == self._hi_ns else part.end_ns
-            yield msgspec.structs.replace(part, table=table, partial=partial, start_ns=start_ns, end_ns=end_ns)
+            whole = msgspec.structs.replace(part, table=table, partial=partial, start_ns=start_ns, end_ns=end_ns)
+            del part, table, partial, filled
+            yield whole
+            del whole
 
     def rolled(self, side: Side) -> Iterator[_Part]:
         """The roll-ups of the minutes alone, ascending."""
         pos_ns = self._lo_ns
         while pos_ns < self._hi_ns:
-            part = self._from_base(_MINUTE, side, pos_ns, min(pos_ns + self._stride(), self._hi_ns), forward=True)
+            end_ns = min(pos_ns + self._stride(), self._hi_ns)
+            part = self._from_base(_MINUTE, side, pos_ns, end_ns, forward=True, limit=_ROWS)
             yield part
             pos_ns = part.end_ns
+
+    @property
+    def are_stored(self) -> bool:
+        """Whether the answer is bars that are stored, as they are now."""
+        query = self.query
+        return query.interval.ns <= _MINUTE.ns and query.as_of_ns is None and query.fill is None
+
+    def _counted_parts(self, lo_ns: int, hi_ns: int, *, forward: bool, coded: bool) -> Iterator[_Part]:
+        """As `_parts`, fewer and larger: a read that has no limit costs a store less."""
+        base, (side,) = self._interval, self._sides
+        for start_ns, end_ns in self._counted(lo_ns, hi_ns, forward=forward):
+            yield self._from_base(base, side, start_ns, end_ns, forward=forward, limit=None, coded=coded)
+
+    def _counted(self, lo_ns: int, hi_ns: int, *, forward: bool) -> Iterator[tuple[int, int]]:
+        """A range in pieces of few enough stored bars: whole periods, several or in pieces, the first or last first."""
+        waiting: tuple[int, int, int] | None = None
+        for low_ns, high_ns in self._periods(lo_ns, hi_ns, forward=forward):
+            pieces = self._pieces(low_ns, high_ns)
+            for low, high, count in pieces if forward else reversed(pieces):
+                if waiting is None:
+                    waiting = low, high, count
+                elif waiting[2] + count <= _ROWS_COUNTED:
+                    waiting = min(low, waiting[0]), max(high, waiting[1]), waiting[2] + count
+                else:
+                    yield waiting[:2]
+                    waiting = low, high, count
+        if waiting is not None:
+            yield waiting[:2]
+
+    def _periods(self, lo_ns: int, hi_ns: int, *, forward: bool) -> list[tuple[int, int]]:
+        unit = f"M8[{_PERIOD[self._interval.name]}]"
+        first, last = np.array([lo_ns, hi_ns - 1], np.int64).astype("M8[ns]").astype(unit)
+        begins = np.arange(first + 1, last + 1).astype("M8[ns]").astype(np.int64).tolist()
+        periods = list(itertools.pairwise([lo_ns, *begins, hi_ns]))
+        return periods if forward else periods[::-1]
+
+    def _pieces(self, start_ns: int, end_ns: int) -> list[tuple[int, int, int]]:
+        """Where one can divide a period so that no piece has too many bars, and how many each has; ascending."""
+        symbol, (side,) = self.query.symbol, self._sides
+        presence = self._store.presence(self._interval, start_ns, end_ns, side=side, symbols=(symbol,))
+        count = int(np.bitwise_count(presence.bits).sum())
+        if count <= _ROWS_COUNTED:
+            return [(start_ns, end_ns, count)]
+        starts = presence.start_ns + np.flatnonzero(presence.of(symbol)) * self._interval.ns
+        edges = [start_ns, *starts[_ROWS_COUNTED::_ROWS_COUNTED].tolist(), end_ns]
+        counts = [min(_ROWS_COUNTED, count - at) for at in range(0, count, _ROWS_COUNTED)]
+        return [(low, high, n) for (low, high), n in zip(itertools.pairwise(edges), counts, strict=True)]
 
     def _stride(self) -> int:
         finest = min(base.ns for base in self._bases)
@@ -596,7 +667,7 @@ class _Reading:
     def _of_side(self, side: Side, start_ns: int, end_ns: int, *, forward: bool) -> _Part:
         parts = []
         for base in self._bases:
-            part = self._from_base(base, side, start_ns, end_ns, forward=forward)
+            part = self._from_base(base, side, start_ns, end_ns, forward=forward, limit=_ROWS)
             start_ns, end_ns = part.start_ns, part.end_ns
             parts.append(part)
         best, *others = (_cut(part, start_ns, end_ns, self._interval) for part in parts)
@@ -604,15 +675,26 @@ class _Reading:
             best = _better(best, other)
         return best
 
-    def _from_base(self, base: Interval, side: Side, start_ns: int, end_ns: int, *, forward: bool) -> _Part:
-        """Bars made of (or being) stored bars of one length."""
+    def _from_base(
+        self,
+        base: Interval,
+        side: Side,
+        start_ns: int,
+        end_ns: int,
+        *,
+        forward: bool,
+        limit: int | None,
+        coded: bool = False,
+    ) -> _Part:
+        """Bars made of (or being) stored bars of one length. limit: how many of these are read at most."""
         interval = self._interval
         begin_ns, until_ns = self._time_of(base, start_ns, end_ns)
-        rows = self._read(base, begin_ns, until_ns, side, limit=_ROWS)
-        if rows.num_rows == _ROWS and not forward:
-            rows = self._read(base, begin_ns, until_ns, side, limit=_ROWS, newest_first=True)
+        coded = coded and not self._live.num_rows and not self.actions
+        rows = self._read(base, begin_ns, until_ns, side, limit=limit, coded=coded)
+        if rows.num_rows == limit and not forward:
+            rows = self._read(base, begin_ns, until_ns, side, limit=limit, newest_first=True)
             rows = rows.take(np.arange(rows.num_rows)[::-1])
-        if rows.num_rows == _ROWS:  # there may be more: what is cut off by that is left to the next part
+        if rows.num_rows == limit:  # there may be more: what is cut off by that is left to the next part
             ts = starts_of(rows)
             if forward:
                 end_ns = min(end_ns, int(self._buckets.of(base, ts[-1:])[0]))
@@ -711,7 +793,9 @@ class _Reading:
         return _merged(spans)
 
     def _missing_of(self, part: _Part, start_ns: int, end_ns: int) -> list[MissingSpan]:
-        present = starts_of(part.table)[~part.table["filled"].to_numpy()]
+        present = starts_of(part.table)
+        if self.query.fill is not None:
+            present = present[~part.table["filled"].to_numpy()]
         present = present[np.searchsorted(present, start_ns) : np.searchsorted(present, end_ns)]
         return self._absent(present, start_ns, end_ns, part)
 
