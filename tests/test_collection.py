@@ -34,7 +34,7 @@ def _config(folder: Path, exchange: CoinbaseSimulator, symbols: tuple[str, ...],
     coinbase = CoinbaseConfig(symbols=symbols, rest_url=exchange.rest_url, ws_url=exchange.ws_url)
     backfill = BackfillConfig(dispatch_rate_per_s=50, heal=parts.pop("heal", False))
     server = ServerConfig(data_dir=str(folder))
-    return Config(server=server, sources=SourcesConfig(coinbase=coinbase), backfill=backfill, **parts)
+    return Config(server=server, sources=SourcesConfig(providers={"coinbase": coinbase}), backfill=backfill, **parts)
 
 
 async def _until(condition: Callable[[], Awaitable[bool]], what: str) -> None:

@@ -95,8 +95,8 @@ redis_url: redis://cache:6379/0
     config = load_config(write(text), {})
     assert (config.server.host, config.server.port, config.server.data_dir) == ("localhost", 9001, "/var/lib/marketd")
     assert config.market_data.symbol_faults == {"AAPL": FaultConfig(enabled=True, drop_probability=0.5)}
-    assert config.sources.coinbase is not None
-    assert config.sources.coinbase.symbols == ("BTC-USD", "ETH-USD")
+    assert "coinbase" in config.sources.providers
+    assert config.sources.providers["coinbase"].symbols == ("BTC-USD", "ETH-USD")
     gold = ReplayFile(path="gold.csv", symbol="XAUUSD", columns={"time_event": "when"}, time_unit="ms")
     assert config.sources.replay == ReplayConfig(files=(gold,), speed=None)
     assert config.validation.max_jump == 0.25
@@ -185,7 +185,7 @@ MISTAKES = [
         2.0,
         "from 0 to 1",
     ),
-    ("sources: {yahoo: {}}", "sources.yahoo", {}, "coinbase, replay"),
+    ("sources: {acme: {}}", "sources.acme", {}, "replay, or one of coinbase"),
     ("sources: [coinbase]", "sources", ["coinbase"], "a mapping"),
     ("sources: {coinbase: {symbol: [BTC-USD]}}", "sources.coinbase.symbol", ["BTC-USD"], "symbols"),
     ("sources: {coinbase: {rest_url: ftp://x}}", "sources.coinbase.rest_url", "ftp://x", "https://"),
@@ -313,8 +313,8 @@ def test_without_a_file_the_demo_is_served() -> None:
         "TSLA": "trend_up",
         "SPY": "flat",
     }
-    assert config.sources.coinbase is not None
-    assert config.sources.coinbase.symbols == ("BTC-USD", "ETH-USD", "SOL-USD")
+    assert "coinbase" in config.sources.providers
+    assert config.sources.providers["coinbase"].symbols == ("BTC-USD", "ETH-USD", "SOL-USD")
     assert config.sources.replay is None
 
 

@@ -22,9 +22,10 @@ import pytest
 
 from marketd.calendars import CalendarsConfig, VenueConfig
 from marketd.cli.main import cli
-from marketd.config import VARIABLES, Config, SymbolScenario, load_config
+from marketd.config import VARIABLES, Config, SourcesConfig, SymbolScenario, load_config
 from marketd.ingest.validate import REASONS
 from marketd.model import BUILT_INTERVALS, INTERVALS, MISSING_REASONS, BarStatus
+from marketd.sources.registry import BUILT_IN, provider_entry
 from marketd.wire import close_codes, messages
 
 _REPO = Path(__file__).resolve().parent.parent
@@ -47,9 +48,20 @@ def structs_in(annotation: Any) -> Iterator[type[msgspec.Struct]]:
 @pytest.mark.parametrize("kind", dict.fromkeys(structs_in(Config)), ids=lambda kind: kind.__name__)
 def test_every_setting_is_documented(kind: type[msgspec.Struct]) -> None:
     text = page("configuration.md")
-    unwritten = {"demo", "symbol"} if kind in (Config, SymbolScenario) else set()
+    unwritten = {Config: {"demo"}, SymbolScenario: {"symbol"}, SourcesConfig: {"providers"}}.get(kind, set())
     missing = [f for f in kind.__struct_fields__ if f not in unwritten and not re.search(rf"[`{{ .]{f}[`:]", text)]
     assert missing == []
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_every_provider_has_a_page_with_its_settings(name: str) -> None:
+    readme = f"src/marketd/sources/{name}/README.md"
+    common = page("configuration.md")
+    assert f"(../{readme})" in common
+    text = common + (_REPO / readme).read_text(encoding="utf-8")
+    entry = provider_entry(name)
+    settings = [*entry.config.__struct_fields__, *entry.secrets]
+    assert [f for f in settings if not re.search(rf"[`{{ .]{f}[`:=]", text)] == []
 
 
 def documented_defaults(section: str) -> dict[str, str]:
@@ -139,8 +151,8 @@ def test_links_between_pages_lead_somewhere() -> None:
 def test_the_example_configuration_is_accepted() -> None:
     config = load_config(_REPO / "examples" / "desk.yaml", {})
     assert sorted(config.market_data.scenarios) == ["AAPL", "NOK", "TSLA"]
-    assert config.sources.coinbase is not None
-    assert config.sources.coinbase.symbols == ("BTC-USD", "ETH-USD")
+    assert "coinbase" in config.sources.providers
+    assert config.sources.providers["coinbase"].symbols == ("BTC-USD", "ETH-USD")
     assert config.market_data.faults.delay_ms_range == (100, 500)
 
 

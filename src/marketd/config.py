@@ -32,6 +32,7 @@ from marketd.faults import FaultConfig
 from marketd.ingest.bars import BarConfig
 from marketd.ingest.validate import ValidationConfig
 from marketd.sources.coinbase import CoinbaseConfig
+from marketd.sources.registry import provider_entry
 from marketd.sources.replay import ReplayConfig
 from marketd.sources.simulator import SCENARIOS
 from marketd.store.embedded import EmbeddedStoreConfig
@@ -131,10 +132,13 @@ def _is_loopback(host: str) -> bool:
 
 
 class SourcesConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The providers that are used, besides the simulator, which `market_data.symbols` turns on."""
+    """The providers that are used, besides the simulator, which `market_data.symbols` turns on.
 
-    coinbase: CoinbaseConfig | None = None
+    providers: the Config of each one's own kind, by name. In a file they stand beside `replay`.
+    """
+
     replay: ReplayConfig | None = None
+    providers: Mapping[str, msgspec.Struct] = {}
 
 
 class HistoryConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -177,7 +181,7 @@ def demo_config() -> Config:
                 SymbolScenario("SPY", "flat", Decimal("600.00"), 200),
             ]
         ),
-        sources=SourcesConfig(coinbase=CoinbaseConfig(symbols=("BTC-USD", "ETH-USD", "SOL-USD"))),
+        sources=SourcesConfig(providers={"coinbase": CoinbaseConfig(symbols=("BTC-USD", "ETH-USD", "SOL-USD"))}),
         demo=True,
     )
 
@@ -185,13 +189,35 @@ def demo_config() -> Config:
 def load_config(path: str | os.PathLike[str] | None, environ: Mapping[str, str] | None = None) -> Config:
     """The configuration of the server: file (or the demo), then environment.
 
+    `MARKETD_ENV_FILE` names a file of further variables, one NAME=value a line; the environment's own come before them.
     Raises ConfigError naming file (or variable), key and what is allowed.
     """
-    packed = pickle.dumps(_load(path, os.environ if environ is None else environ))
+    packed = pickle.dumps(_load(path, _with_env_file(os.environ if environ is None else environ)))
     # Reading YAML takes a hundred times the memory of what is kept, and what is kept lies scattered in it: 8,000
     # symbols held 27 MB that could not be given back. A fresh copy, made after the rest is gone, takes 2 MB.
     gc.collect()
     return cast("Config", pickle.loads(packed))  # noqa: S301 - packed two lines above
+
+
+def _with_env_file(environ: Mapping[str, str]) -> Mapping[str, str]:
+    where = environ.get("MARKETD_ENV_FILE")
+    if not where:
+        return environ
+    try:
+        lines = Path(where).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise ConfigError("environment", "MARKETD_ENV_FILE", where, f"a readable file ({reason})") from error
+    found: dict[str, str] = {}
+    for number, line in enumerate(lines, 1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        name, equals, value = line.removeprefix("export ").partition("=")
+        if not equals or not name.strip().isidentifier():
+            raise ConfigError(where, f"line {number}", "…", "NAME=value, a comment after #, or nothing")
+        value = value.strip()
+        found[name.strip()] = value[1:-1] if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"" else value
+    return {**found, **environ}
 
 
 def _load(path: str | os.PathLike[str] | None, environ: Mapping[str, str]) -> Config:
@@ -280,7 +306,22 @@ def _with_environment(config: Config, environ: Mapping[str, str]) -> Config:
         except ConfigError as error:
             raise ConfigError("environment", variable, value, error.allowed) from error
         config = msgspec.structs.replace(config, **{section: changed})
-    return config
+    return _with_secrets(config, environ)
+
+
+def _with_secrets(config: Config, environ: Mapping[str, str]) -> Config:
+    """Keys of the providers that are configured. A key alone turns no provider on."""
+    providers = dict(config.sources.providers)
+    for name, settings in providers.items():
+        given = {f: environ[v] for v, f in provider_entry(name).secrets.items() if environ.get(v)}
+        if given:
+            try:
+                providers[name] = msgspec.structs.replace(settings, **given)
+            except InvalidInput as error:
+                variables = {field: variable for variable, field in provider_entry(name).secrets.items()}
+                raise ConfigError("environment", variables.get(error.field, error.field), "…", error.allowed) from None
+    sources = msgspec.structs.replace(config.sources, providers=providers)
+    return msgspec.structs.replace(config, sources=sources)
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # the C one is 4 times as fast
@@ -364,12 +405,21 @@ def _market_data(where: str, section: Any) -> MarketDataConfig:
 
 
 def _sources(where: str, section: Any) -> SourcesConfig:
-    section = _mapping(where, "sources", section)
-    kinds: dict[str, Any] = {"coinbase": CoinbaseConfig, "replay": ReplayConfig}
-    for name, value in section.items():
-        if name not in kinds:
-            raise ConfigError(where, f"sources.{name}", value, f"one of {', '.join(kinds)}")
-    return SourcesConfig(**{n: _convert(where, f"sources.{n}", v, kinds[n]) for n, v in section.items()})
+    replay: ReplayConfig | None = None
+    providers: dict[str, msgspec.Struct] = {}
+    for given, value in _mapping(where, "sources", section).items():
+        key = f"sources.{given}"
+        if given == "replay":
+            replay = _convert(where, key, value, ReplayConfig)
+            continue
+        try:
+            entry = provider_entry(given)
+        except InvalidInput as error:
+            raise ConfigError(where, key, value, f"replay, or {error.allowed}") from error
+        if entry.name in providers:
+            raise ConfigError(where, key, value, f"one section of {entry.name}: {given} is another name of it")
+        providers[entry.name] = _convert(where, key, value, entry.config)
+    return SourcesConfig(replay=replay, providers=providers)
 
 
 def _mapping(where: str, key: str, value: Any) -> dict[str, Any]:

@@ -142,7 +142,7 @@ def hurried(tmp_path: Path, start_exchange) -> Iterator[tuple[HurriedServer, Exc
         market_data=MarketDataConfig(
             symbols=[SymbolScenario(name, "volatile", tick_interval_ms=2_000) for name in SIMULATED]
         ),
-        sources=SourcesConfig(coinbase=coinbase),
+        sources=SourcesConfig(providers={"coinbase": coinbase}),
     )
     server = HurriedServer(config, clock)
     try:

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from marketd.api.engine import PartState
-from marketd.app.sources import Memories
+from marketd.app.sources import Providers
 from marketd.app.stores import Stores
 from marketd.calendars import Calendar, Calendars, expected_starts
 from marketd.clock import Clock
@@ -32,10 +32,8 @@ from marketd.telemetry import Metrics
 
 _logger = logging.getLogger(__name__)
 
-__all__ = ["HistoryRoom", "Provider", "provider_of"]
+__all__ = ["HistoryRoom", "Provider", "history_providers"]
 
-_ROUND_THE_CLOCK = frozenset({"replay"})
-"""Sources that keep no exchange's hours, besides the simulated ones."""
 _KNOWN_BARS = 50
 _FIRST_NS, _LAST_NS = -(2**63), 2**63 - 1
 _SHIFT_NS = 15 * 3_600 * NS_PER_S
@@ -54,17 +52,21 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
     simulated: bool = False
 
 
-def provider_of(source: Source, wanted: Subscriptions, memories: Memories) -> Provider:
-    """A configured source as history sees it."""
-    history, intervals = memories.by_source.get(source.name, (None, ()))
-    hours = None if source.capabilities.simulated or source.name in _ROUND_THE_CLOCK else source.name.upper()
-    return Provider(
-        exchange=hours,
-        wanted=wanted,
-        history=history,
-        intervals=intervals,
-        simulated=source.capabilities.simulated,
-    )
+def history_providers(streams: Iterable[tuple[Source, Subscriptions]], providers: Providers) -> dict[str, Provider]:
+    """Who streams and who can be asked, as history sees them, by name."""
+    found: dict[str, Provider] = {}
+    wanted_of = {source.name: (source.capabilities.simulated, wanted) for source, wanted in streams}
+    for name in dict.fromkeys((*wanted_of, *providers.by_name)):
+        provider = providers.by_name.get(name)
+        simulated, wanted = wanted_of.get(name, (False, None))
+        found[name] = Provider(
+            exchange=None if provider is None else provider.venue,
+            wanted=wanted or Subscriptions(() if provider is None else provider.stream_symbols),
+            history=None if provider is None else provider.bars,
+            intervals=() if provider is None else provider.capabilities.bars,
+            simulated=simulated,
+        )
+    return found
 
 
 class HistoryRoom:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator
 
-from marketd.app.history import HistoryRoom, provider_of
-from marketd.app.sources import Memories, build_sources
+from marketd.app.history import HistoryRoom, history_providers
+from marketd.app.sources import Providers, build_sources
 from marketd.app.stores import Stores
 from marketd.clock import Clock, SystemClock
 from marketd.config import Config
@@ -37,15 +37,16 @@ class Offline:
 async def open_offline(config: Config, clock: Clock | None = None) -> AsyncIterator[Offline]:
     """Open the configured stores. Raises StoreLocked while a server owns the data directory."""
     clock = clock or SystemClock()
-    memories = Memories(config, clock)
+    metrics = Metrics()
+    providers = Providers(config, clock, metrics)
     stores = Stores(config, clock)
     try:
-        providers = {s.name: provider_of(s, wanted, memories) for s, wanted in build_sources(config, clock)}
-        room = HistoryRoom(config, stores, clock, Metrics(), providers, note=Pipeline(clock).note_history)
+        known = history_providers(build_sources(config, clock, providers), providers)
+        room = HistoryRoom(config, stores, clock, metrics, known, note=Pipeline(clock).note_history)
         try:
             yield Offline(stores, room)
         finally:
             await room.close()
     finally:
-        await memories.close()
+        await providers.aclose()
         stores.close()

@@ -15,8 +15,8 @@ import pyarrow as pa
 from marketd import __version__
 from marketd.api.engine import Backfill, Health, PartState, Rates, Session, SourceStatus, SymbolInfo
 from marketd.app.collection import Collection
-from marketd.app.history import HistoryRoom, provider_of
-from marketd.app.sources import Memories, build_sources
+from marketd.app.history import HistoryRoom, history_providers
+from marketd.app.sources import Providers, build_sources
 from marketd.app.stores import Stores
 from marketd.clock import Clock, SystemClock
 from marketd.collect.bar_writer import BarWriter
@@ -81,7 +81,8 @@ class Server:
             bars=config.bars,
             metrics=self.metrics,
         )
-        configured = build_sources(config, self.clock) if sources is None else sources
+        self._providers = Providers(config, self.clock, self.metrics)
+        configured = build_sources(config, self.clock, self._providers) if sources is None else sources
         self._stores = Stores(config, self.clock)
         try:
             self.store, self.records = self._stores.bars, self._stores.records
@@ -103,13 +104,12 @@ class Server:
             self._infos: dict[str, SymbolInfo] = {}
             for source, wanted in configured:
                 self._add_source(source, wanted)
-            self._memories = Memories(config, self.clock)
             self._room = HistoryRoom(
                 config,
                 self._stores,
                 self.clock,
                 self.metrics,
-                {name: provider_of(r.source, r.wanted, self._memories) for name, r in self._runners.items()},
+                history_providers([(r.source, r.wanted) for r in self._runners.values()], self._providers),
                 note=self.pipeline.note_history,
                 ready=self._live_is_served,
                 judged_ns=lambda: self._watch.judged_ns,
@@ -203,7 +203,7 @@ class Server:
         await asyncio.gather(*running, return_exceptions=True)
         await self._collection.stop()
         await self._room.close()
-        await self._memories.close()
+        await self._providers.aclose()
         if self._quote_log is not None:
             await self._quote_log.stop()
         self.pipeline.tick_clock()
@@ -228,7 +228,7 @@ class Server:
                     rows = self.store.read(symbol, _MINUTE, minute_ns, minute_ns + _MINUTE.ns, side=side)
                     bars = [bar for bar in _as_bars(rows) if bar.provider == name]
                     self.pipeline.sources[name].builder.seed(bars)
-                    if name in self._memories.by_source:
+                    if self._remembers_minutes(name):
                         newest = self.store.read(symbol, _MINUTE, 0, minute_ns, side=side, limit=1, newest_first=True)
                         for ts in newest["ts"].to_numpy().astype(np.int64).tolist():
                             self._next_minute[symbol] = max(self._next_minute.get(symbol, 0), ts + _MINUTE.ns)
@@ -276,7 +276,7 @@ class Server:
     def _bars_durable(self, bars: BarBatch) -> None:
         if self._is_kept(bars) and len(bars):
             self._room.backfill.stored(bars.interval, int(bars.records.bucket.max()) + bars.interval.ns)
-            if bars.interval is _MINUTE and bars.provider in self._memories.by_source:
+            if bars.interval is _MINUTE and self._remembers_minutes(bars.provider):
                 self._note_jumps(bars)
         self._publish_bars(bars)
 
@@ -299,8 +299,15 @@ class Server:
                 await self.clock.sleep(0.01)
 
     def _quote_sources(self, symbol: str) -> list[tuple[str, QuoteRequest]]:
-        found = self._memories.quotes_by_source
-        return [(name, found[name]) for name in self._runners if name in found and symbol in self._runners[name].wanted]
+        return [
+            (name, provider.quotes)
+            for name, provider in self._providers.by_name.items()
+            if provider.quotes is not None and name in self._runners and symbol in self._runners[name].wanted
+        ]
+
+    def _remembers_minutes(self, name: str) -> bool:
+        provider = self._providers.by_name.get(name)
+        return provider is not None and _MINUTE.name in provider.capabilities.bars
 
     async def _live_is_served(self) -> None:
         """Holds back-fill while live bars wait to be stored."""
@@ -389,10 +396,8 @@ class Server:
         name = runner.source.name
         if not connected:
             self._down_ns.setdefault(name, self.clock.time_ns())
-        elif (down_ns := self._down_ns.pop(name, None)) is not None:
-            _, intervals = self._memories.by_source.get(name, (None, ()))
-            if _MINUTE.name in intervals:
-                self._room.backfill.source_returned(runner.wanted.symbols, _MINUTE, down_ns)
+        elif (down_ns := self._down_ns.pop(name, None)) is not None and self._remembers_minutes(name):
+            self._room.backfill.source_returned(runner.wanted.symbols, _MINUTE, down_ns)
 
     # --- what the doors ask --------------------------------------------------------------------------------
 

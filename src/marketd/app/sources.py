@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,47 +13,53 @@ from marketd.clock import Clock, SystemClock
 from marketd.config import Config
 from marketd.errors import InvalidInput
 from marketd.model import Quote, TickBatch, Trade
-from marketd.sources.coinbase.feed import CoinbaseSource
-from marketd.sources.coinbase.history import GRANULARITIES, CoinbaseHistory, http_client
 from marketd.sources.coinbase.parse import parse_message
-from marketd.sources.coinbase.quotes import CoinbaseQuotes
-from marketd.sources.contract import BarHistory, QuoteRequest, RawTap, Source, Subscriptions
-from marketd.sources.http import HttpClient
+from marketd.sources.contract import Provider, ProviderDeps, RawTap, Source, Subscriptions
+from marketd.sources.http import RequestBudget
+from marketd.sources.registry import provider_entry
 from marketd.sources.replay import Recorder, ReplaySource
 from marketd.sources.simulator import SimulatedSymbol, SimulatorConfig, SimulatorSource
+from marketd.telemetry import Metrics
 
-__all__ = ["Memories", "build_sources", "record"]
-
-
-class Memories:
-    """The histories of the configured providers, and the connections they share."""
-
-    def __init__(self, config: Config, clock: Clock) -> None:
-        self.by_source: dict[str, tuple[BarHistory, tuple[str, ...]]] = {}
-        """History and the intervals it has, by source name."""
-        self.quotes_by_source: dict[str, QuoteRequest] = {}
-        """Who gives quotes by request, by source name."""
-        self._clients: list[HttpClient] = []
-        if config.sources.coinbase is not None:
-            client = http_client(config.sources.coinbase, clock)
-            self._clients.append(client)
-            self.quotes_by_source["coinbase"] = CoinbaseQuotes(client, clock)
-            self.by_source["coinbase"] = (CoinbaseHistory(client, config.sources.coinbase, clock), tuple(GRANULARITIES))
-            self.quotes_by_source["coinbase"] = CoinbaseQuotes(client, clock)
-
-    async def close(self) -> None:
-        for client in self._clients:
-            await client.close()
+__all__ = ["Providers", "build_sources", "record"]
 
 
-def build_sources(
-    config: Config, clock: Clock, tap: dict[str, RawTap] | None = None
-) -> list[tuple[Source, Subscriptions]]:
-    """The configured sources and what is wanted of each at first. tap: raw messages of a source, by its name.
+class Providers:
+    """The configured providers by name, each built once; their parts share its connections and its quota.
+
+    budget_of: a provider's share of the quota; None leaves each to its own rate limit. taps: who sees raw messages, by
+    name. Raises InvalidInput, also for a provider whose extra is not installed.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        clock: Clock,
+        metrics: Metrics,
+        *,
+        budget_of: Callable[[str], RequestBudget] | None = None,
+        taps: Mapping[str, RawTap] | None = None,
+    ) -> None:
+        self.by_name: dict[str, Provider] = {}
+        for name, settings in config.sources.providers.items():
+            deps = ProviderDeps(
+                clock=clock,
+                metrics=metrics,
+                budget=None if budget_of is None else budget_of(name),
+                tap=(taps or {}).get(name),
+            )
+            self.by_name[name] = provider_entry(name).build(settings, deps)
+
+    async def aclose(self) -> None:
+        for provider in self.by_name.values():
+            await provider.close()
+
+
+def build_sources(config: Config, clock: Clock, providers: Providers) -> list[tuple[Source, Subscriptions]]:
+    """What streams, and what is wanted of each at first: the simulator, the providers, the recording.
 
     Raises InvalidInput for a recording that cannot be replayed.
     """
-    taps = tap or {}
     built: list[tuple[Source, Subscriptions]] = []
     scenarios = config.market_data.scenarios
     if scenarios:
@@ -67,9 +73,11 @@ def build_sources(
             seed=config.market_data.seed,
         )
         built.append((SimulatorSource(simulator, clock), Subscriptions(scenarios)))
-    if config.sources.coinbase is not None:
-        coinbase = CoinbaseSource(config.sources.coinbase, clock, taps.get("coinbase"))
-        built.append((coinbase, Subscriptions(config.sources.coinbase.symbols)))
+    built += [
+        (provider.stream, Subscriptions(provider.stream_symbols))
+        for provider in providers.by_name.values()
+        if provider.stream is not None
+    ]
     if config.sources.replay is not None:
         replay = ReplaySource(config.sources.replay, clock, {"coinbase": parse_message})
         built.append((replay, Subscriptions(replay.symbols)))
@@ -85,8 +93,11 @@ async def record(
     ticks so far. Raises InvalidInput for an unknown source or a file that cannot be written.
     """
     clock = SystemClock()
-    async with Recorder(out, clock) as recorder:
-        chosen = build_sources(config, clock, {"coinbase": recorder.tap("coinbase")})
+    async with contextlib.AsyncExitStack() as stack:
+        recorder = await stack.enter_async_context(Recorder(out, clock))
+        taps = {name: recorder.tap(name) for name in config.sources.providers}
+        providers = await stack.enter_async_context(contextlib.aclosing(Providers(config, clock, Metrics(), taps=taps)))
+        chosen = build_sources(config, clock, providers)
         known = [source.name for source, _ in chosen]
         for name in names:
             if name not in known:

@@ -18,28 +18,29 @@ from importlib.metadata import EntryPoint, entry_points
 from marketd.errors import InvalidInput
 from marketd.sources.contract import ProviderEntry
 
-__all__ = ["GROUP", "provider_entry", "provider_names"]
+__all__ = ["BUILT_IN", "GROUP", "provider_entry", "provider_names"]
 
 GROUP = "marketd.sources"
 
-_OURS = ("coinbase", "binance", "kraken", "yahoo", "finnhub", "alphavantage", "fred", "ig", "xts", "futu")
+BUILT_IN = ("coinbase", "futu", "xts")
+"""Those of this package: each a folder beside this file."""
 _ALIASES = {"yfinance": "yahoo"}
 
 
 @cache
 def _brought() -> Mapping[str, EntryPoint]:
-    return {point.name: point for point in entry_points(group=GROUP) if point.name not in _OURS}
+    return {point.name: point for point in entry_points(group=GROUP) if point.name not in BUILT_IN}
 
 
 def provider_names() -> tuple[str, ...]:
     """Names of all providers: ours, then those that other packages bring, sorted."""
-    return (*_OURS, *sorted(_brought()))
+    return (*BUILT_IN, *sorted(_brought()))
 
 
 def provider_entry(name: str) -> ProviderEntry:
     """The entry of a name or an alias. Raises InvalidInput for one that is not known, or whose package is broken."""
     name = _ALIASES.get(name, name)
-    if name in _OURS:
+    if name in BUILT_IN:
         entry = import_module(f"marketd.sources.{name}").ENTRY
     elif name in _brought():
         entry = _brought()[name].load()

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
+from typing import Literal
 
 import click
 
 from marketd.testing.providers.coinbase import CoinbaseSimulator
+from marketd.testing.providers.futu import FutuSimulator
+from marketd.testing.providers.ig import IgSimulator
+from marketd.testing.providers.lightstreamer import LightstreamerSimulator
+from marketd.testing.providers.xts import XtsSimulator
+from marketd.testing.providers.yahoo import YahooSimulator
 
 
 @click.group()
@@ -31,6 +38,121 @@ def coinbase(port: int, seed: int, products: tuple[str, ...], trade_interval_s: 
             click.echo(f"ws_url   {simulator.ws_url}")
             click.echo(f"products {' '.join(products)}")
             await asyncio.Event().wait()
+
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(serve())
+
+
+@main.command()
+@click.option("--port", default=0, show_default="any free", type=click.IntRange(0, 65_535))
+@click.option("--seed", default=0, show_default=True)
+@click.option("--tick-interval-s", default=0.5, show_default=True, type=click.FloatRange(min=0.001))
+@click.option("--times", default="since_1980", show_default=True, type=click.Choice(["since_1980", "unix_ist"]))
+def xts(port: int, seed: int, tick_interval_s: float, times: Literal["since_1980", "unix_ist"]) -> None:
+    """XTS market data: requests, and Engine.IO 3 on the same port."""
+
+    async def serve() -> None:
+        async with XtsSimulator(port=port, seed=seed, tick_interval_s=tick_interval_s, times=times) as simulator:
+            click.echo(f"rest_url   {simulator.rest_url}")
+            click.echo(f"app_key    {simulator.app_key}")
+            click.echo(f"secret_key {simulator.secret_key}")
+            click.echo("symbols    RELIANCE INFY TCS ^NSEI ^NSEBANK")
+            await asyncio.Event().wait()
+
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(serve())
+
+
+@main.command()
+@click.option("--port", default=0, show_default="any free", type=click.IntRange(0, 65_535))
+@click.option("--seed", default=0, show_default=True)
+@click.option("--symbol", "symbols", multiple=True, default=["AAPL", "BRK-B", "VOD.L", "^GSPC", "EURUSD=X", "BTC-USD"])
+@click.option("--tick-interval-s", default=0.2, show_default=True, type=click.FloatRange(min=0.001))
+def yahoo(port: int, seed: int, symbols: tuple[str, ...], tick_interval_s: float) -> None:
+    """Yahoo Finance: charts, quotes, options and the stream on one port. Symbols as Yahoo writes them."""
+
+    async def serve() -> None:
+        async with YahooSimulator(symbols, port=port, seed=seed, tick_interval_s=tick_interval_s) as simulator:
+            click.echo(f"rest_url   {simulator.rest_url}")
+            click.echo(f"cookie_url {simulator.cookie_url}")
+            click.echo(f"ws_url     {simulator.ws_url}")
+            click.echo(f"symbols    {' '.join(symbols)}")
+            await asyncio.Event().wait()
+
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(serve())
+
+
+@main.command()
+@click.option("--port", default=11_111, show_default=True, type=click.IntRange(0, 65_535))
+@click.option("--seed", default=0, show_default=True)
+@click.option("--symbol", "symbols", multiple=True, default=["US.AAPL", "US.MSFT", "HK.00700"], show_default=True)
+@click.option("--trade-interval-s", default=0.2, show_default=True, type=click.FloatRange(min=0.001))
+def futu(port: int, seed: int, symbols: tuple[str, ...], trade_interval_s: float) -> None:
+    """Futu OpenD: framed Protocol Buffers over TCP."""
+
+    async def serve() -> None:
+        async with FutuSimulator(
+            symbols, port=port, seed=seed, trade_interval_s=trade_interval_s, history_minutes=1_440, history_days=365
+        ) as simulator:
+            click.echo(f"port    {simulator.port}")
+            click.echo(f"symbols {' '.join(symbols)}")
+            await asyncio.Event().wait()
+
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(serve())
+
+
+@main.command()
+@click.option("--port", default=0, show_default="any free", type=click.IntRange(0, 65_535))
+@click.option("--seed", default=0, show_default=True)
+@click.option(
+    "--epic",
+    "epics",
+    multiple=True,
+    default=["CS.D.EURUSD.MINI.IP", "CS.D.GBPUSD.MINI.IP", "CS.D.USDJPY.MINI.IP", "IX.D.SPTRD.IFM.IP"],
+    show_default=True,
+)
+@click.option("--tick-interval-s", default=0.2, show_default=True, type=click.FloatRange(min=0.001))
+@click.option("--refuse-version", "unsupported", multiple=True, help="Of TLCP, such as 2.5.0.")
+def ig(port: int, seed: int, epics: tuple[str, ...], tick_interval_s: float, unsupported: tuple[str, ...]) -> None:
+    """IG Markets: REST, and Lightstreamer on the same port."""
+
+    async def serve() -> None:
+        async with IgSimulator(
+            epics,
+            port=port,
+            seed=seed,
+            tick_interval_s=tick_interval_s,
+            history_minutes=1_440,
+            unsupported=unsupported,
+        ) as simulator:
+            click.echo(f"rest_url {simulator.rest_url}")
+            click.echo(f"api_key  {simulator.api_key}")
+            click.echo(f"username {simulator.username}")
+            click.echo(f"password {simulator.password}")
+            click.echo(f"epics    {' '.join(epics)}")
+            await asyncio.Event().wait()
+
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(serve())
+
+
+@main.command()
+@click.option("--port", default=0, show_default="any free", type=click.IntRange(0, 65_535))
+@click.option("--item", "items", multiple=True, default=["one", "two", "three"], show_default=True)
+@click.option("--interval-s", default=0.2, show_default=True, type=click.FloatRange(min=0.001))
+def lightstreamer(port: int, items: tuple[str, ...], interval_s: float) -> None:
+    """A Lightstreamer server: each item counts up in the field `value`."""
+
+    async def serve() -> None:
+        async with LightstreamerSimulator(port=port) as simulator:
+            click.echo(f"url   {simulator.url}")
+            click.echo(f"items {' '.join(items)}")
+            for number in itertools.count():
+                for item in items:
+                    simulator.publish(item, {"value": str(number)})
+                await asyncio.sleep(interval_s)
 
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(serve())
