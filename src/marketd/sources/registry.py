@@ -22,7 +22,7 @@ __all__ = ["BUILT_IN", "GROUP", "provider_entry", "provider_names"]
 
 GROUP = "marketd.sources"
 
-BUILT_IN = ("coinbase", "futu", "ig", "xts")
+BUILT_IN = ("coinbase", "futu", "ig", "xts", "yahoo")
 """Those of this package: each a folder beside this file."""
 _ALIASES = {"yfinance": "yahoo"}
 
