@@ -1,4 +1,4 @@
-"""Reference exchange rates of the European Central Bank from the Frankfurter API (v1): no key, one fixing a working day.
+"""Reference rates of the European Central Bank from the Frankfurter API (v1): no key, one fixing a working day.
 
 A complete provider in a package of its own: quotes and series by request. `docs/add-a-provider.md` walks through it.
 """
