@@ -156,17 +156,17 @@ def test_the_sweep_fetches_what_the_universe_wants(tmp_path) -> None:
 def test_a_job_list_without_an_address_is_refused_at_the_start(tmp_path) -> None:
     config = Config(server=ServerConfig(data_dir=str(tmp_path)), jobs=JobsConfig(use_rlc=True))
     with pytest.raises(ConfigError, match="redis_url"):
-        Server(config, sources=[])
+        Server(config, providers=[])
 
 
 def test_a_server_that_is_refused_leaves_the_data_directory_to_the_next(tmp_path) -> None:
     good = Config(server=ServerConfig(data_dir=str(tmp_path)))
     with pytest.raises(ConfigError, match="redis_url") as refused:
-        Server(msgspec.structs.replace(good, jobs=JobsConfig(use_rlc=True)), sources=[])
+        Server(msgspec.structs.replace(good, jobs=JobsConfig(use_rlc=True)), providers=[])
     # while the error, and so the refused server in its frames, is still there
-    server = Server(good, sources=[])
+    server = Server(good, providers=[])
     assert refused.value.field == "redis_url"
     assert server.store.symbols() == ()
     asyncio.run(server.stop())
-    again = Server(good, sources=[])
+    again = Server(good, providers=[])
     asyncio.run(again.stop())

@@ -185,7 +185,7 @@ MISTAKES = [
         2.0,
         "from 0 to 1",
     ),
-    ("sources: {acme: {}}", "sources.acme", {}, "replay, or one of coinbase"),
+    ("sources: {acme: {}}", "sources.acme", {}, "replay, or one of alphavantage"),
     ("sources: [coinbase]", "sources", ["coinbase"], "a mapping"),
     ("sources: {coinbase: {symbol: [BTC-USD]}}", "sources.coinbase.symbol", ["BTC-USD"], "symbols"),
     ("sources: {coinbase: {rest_url: ftp://x}}", "sources.coinbase.rest_url", "ftp://x", "https://"),

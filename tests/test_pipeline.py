@@ -278,6 +278,47 @@ def test_listeners_get_the_accepted_rows_and_the_numbers_that_changed() -> None:
     assert heard[2:] == [([old], set())]
 
 
+def test_what_the_gate_holds_back_is_in_bars_and_not_shown_until_it_is() -> None:
+    house = House()
+    heard: list[float] = []
+    house.pipeline.on_accepted.append(lambda batch, _: heard.extend(batch.bid.tolist()))
+    asked: list[tuple[str, list[int]]] = []
+
+    def gate(source: str, batch: TickBatch, ids: Any) -> Any:
+        asked.append((source, ids.tolist()))
+        return batch.bid != 11.0
+
+    house.pipeline.gate = gate
+    house.take(quote(10.0, 10.1), quote(11.0, 11.1, symbol="B"), quote(-1.0))
+    house.take(quote(11.0, 11.1, symbol="B", at=T0 + 1))
+    assert asked == [(house.state.name, [0, 1]), (house.state.name, [1])]  # of what was accepted
+    assert (heard, house.pipeline.sequencer.seq, house.state.accepted) == ([10.0], 1, 3)
+    assert house.pipeline.latest.get("B") is None
+    running = house.pipeline.running_bars(MINUTE, "bid")
+    assert {bar.symbol: bar.trades for batch in running for bar in batch.bars(0)} == {"A": 1, "B": 2}
+    house.pipeline.show(TickBatch.from_events([quote(11.0, 10.9, symbol="B", at=T0 + 1)]))
+    row = house.pipeline.latest.get("B")
+    assert (row.bid, row.seq, row.marks) == (11.0, 2, 1)
+    assert heard == [10.0, 11.0]
+
+
+def test_repetitions_are_those_of_one_source() -> None:
+    house = House()
+    other = house.pipeline.add_source("other")
+    house.take(quote(10.0, 10.1))
+    house.pipeline.take("other", [quote(10.0, 10.1, source="other")])
+    house.take(quote(10.0, 10.1))
+    assert (house.state.accepted, house.state.quarantined["duplicate"]) == (1, 1)
+    assert (other.accepted, other.quarantined["duplicate"]) == (1, 0)
+
+
+def test_polled_quotes_make_no_bars() -> None:
+    house = House()
+    house.pipeline.take_polled(house.state.name, TickBatch.from_events([quote(10.0, 10.1), quote(5.0, symbol="B")]))
+    assert house.pipeline.latest.get("B").bid == 5.0
+    assert house.pipeline.running_bars(MINUTE, "bid") == []
+
+
 def test_mixed_sources_in_one_batch_are_a_defect_that_is_told() -> None:
     with pytest.raises(ValueError, match=r"\['s', 't'\]"):
         House().take(quote(1.0), quote(1.0, source="t"))

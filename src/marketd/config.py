@@ -22,6 +22,7 @@ import yaml
 
 from marketd.calendars import CalendarsConfig
 from marketd.collect.jobs import JobsConfig
+from marketd.collect.streams import StreamsConfig
 from marketd.collect.sweeper import SweepConfig
 from marketd.collect.universe import UniverseConfig
 from marketd.continuity.ledger import LedgerConfig
@@ -31,6 +32,7 @@ from marketd.fanout.hub import FanoutConfig
 from marketd.faults import FaultConfig
 from marketd.ingest.bars import BarConfig
 from marketd.ingest.validate import ValidationConfig
+from marketd.routing.config import RoutingConfig
 from marketd.sources.coinbase import CoinbaseConfig
 from marketd.sources.registry import provider_entry
 from marketd.sources.replay import ReplayConfig
@@ -159,6 +161,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     fanout: FanoutConfig = FanoutConfig()
     store: EmbeddedStoreConfig = EmbeddedStoreConfig()
     postgres: PostgresConfig = PostgresConfig()
+    routing: RoutingConfig = RoutingConfig()
+    streams: StreamsConfig = StreamsConfig()
     history: HistoryConfig = HistoryConfig()
     calendars: CalendarsConfig = CalendarsConfig()
     ledger: LedgerConfig = LedgerConfig()
@@ -250,6 +254,8 @@ _SECTIONS: dict[str, Any] = {
     "fanout": FanoutConfig,
     "store": EmbeddedStoreConfig,
     "postgres": PostgresConfig,
+    "routing": RoutingConfig,
+    "streams": StreamsConfig,
     "history": HistoryConfig,
     "calendars": CalendarsConfig,
     "ledger": LedgerConfig,
@@ -280,6 +286,11 @@ VARIABLES: dict[str, str] = {
     "CADENCE_T1__bars_1m": "sweep.cadence.T1.bars_1m",
     "CADENCE_T1__quotes_l1": "sweep.cadence.T1.quotes_l1",
     "CADENCE_T2__eod": "sweep.cadence.T2.eod",
+    "POLICY_BARS_1M": "routing.policies.bars_1m",
+    "POLICY_EOD": "routing.policies.eod",
+    "POLICY_QUOTES_L1": "routing.policies.quotes_l1",
+    "POLICY_OPTIONS_CHAIN": "routing.policies.options_chain",
+    "ALLOW_SOURCE_OVERRIDE": "routing.allow_source_override",
     "USE_RLC": "jobs.use_rlc",
     "RLC_REDIS_URL": "jobs.redis_url",
     "RLC_REDIS_JOBS_KEY": "jobs.jobs_key",

@@ -1,14 +1,14 @@
 """The path of one batch, in one screen: what a source says comes in, and this is all that happens to it.
 
-normalise → validate → dedupe → sequence → latest values → bars → subscribers and cache. Synchronous and without I/O;
-durable writing and publishing of closed bars is the `BarWriter`'s work. Bars that were fetched or imported come in
+normalise → validate → dedupe → gate → sequence → latest values → subscribers and cache → bars. Synchronous and without
+I/O; durable writing and publishing of closed bars is the `BarWriter`'s work. Bars that were fetched or imported come in
 by `HistoryWriter`, which tells here what was refused.
 """
 
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,7 @@ from marketd.ingest.bars import BarBatch, BarBuilder, BarConfig
 from marketd.ingest.dedupe import Deduper
 from marketd.ingest.sequence import Sequencer
 from marketd.ingest.symbols import SymbolTable
-from marketd.ingest.validate import CROSSED, LOCKED, REASONS, ValidationConfig, Validator
+from marketd.ingest.validate import CROSSED, LOCKED, REASONS, ValidationConfig, Validator, book_marks
 from marketd.model import (
     TRADE,
     Connected,
@@ -89,12 +89,15 @@ class Pipeline:
         """What providers last said of a symbol's market."""
         self.on_accepted: list[Callable[[TickBatch, Ids], None]] = []
         """Called with each batch of accepted rows and the numbers of the symbols whose latest value changed."""
+        self.gate: Callable[[str, TickBatch, Ids], npt.NDArray[np.bool_] | None] | None = None
+        """Asked with each batch of accepted rows of a source and their symbols' numbers which of them are shown; None
+        for all. What is not shown is in its source's bars all the same."""
         self._hub = hub
         self._metrics = metrics or Metrics()
         self._bar_config = bars or BarConfig()
         self._validation = validation or ValidationConfig()
         self._validators: dict[str, Validator] = {}
-        self._deduper = Deduper()
+        self._dedupers: dict[str, Deduper] = {}
         self._has_trades = np.zeros(0, np.bool_)
         self._closed_second: int | None = None
 
@@ -103,6 +106,7 @@ class Pipeline:
         state = SourceState(name, BarBuilder(name, self._bar_config), event_time=event_time)
         self.sources[name] = state
         self._validators[name] = Validator(self._validation)
+        self._dedupers[name] = Deduper()
         self._metrics.source_up.labels(name).set(0)
         return state
 
@@ -139,6 +143,19 @@ class Pipeline:
         """One quote that was asked for. It makes no bars: what is seen now and then is no bar."""
         self._accept(self.sources[source], TickBatch.from_events([quote]), builds=False)
 
+    def take_polled(self, source: str, batch: TickBatch) -> None:
+        """Quotes that were asked for, many at once; else as `take_asked`."""
+        self._accept(self.sources[source], batch, builds=False)
+
+    def show(self, batch: TickBatch) -> None:
+        """Rows that were accepted before and not shown (`gate`): now they are."""
+        ids = self.symbols.translate(batch.symbols, batch.symbol_index)
+        self._show(batch, ids, book_marks(batch))
+
+    def watched_from(self, source: str, symbols: Iterable[str], time_ns: int | None) -> None:
+        """The source sees every tick of these symbols from then on; None: from now on it does not."""
+        self.sources[source].builder.watched_from(symbols, time_ns)
+
     def _accept(self, state: SourceState, batch: TickBatch, *, builds: bool = True) -> None:
         received = len(batch)
         state.ticks += received
@@ -149,7 +166,7 @@ class Pipeline:
             self._refuse(state, batch, reasons)
             good = reasons == 0
             batch, ids, marks = batch.take(good), ids[good], marks[good]
-        repeated = self._deduper.duplicates(batch, ids)
+        repeated = self._dedupers[state.name].duplicates(batch, ids)
         if repeated is not None:
             count = int(repeated.sum())
             state.quarantined["duplicate"] += count
@@ -163,16 +180,24 @@ class Pipeline:
         if marks.any():
             self._metrics.ticks_flagged.labels(state.name, "crossed").inc(int((marks == CROSSED).sum()))
             self._metrics.ticks_flagged.labels(state.name, "locked").inc(int((marks == LOCKED).sum()))
-        first = self.sequencer.take(count)
-        seq = np.arange(first, first + count)
-        changed = self.latest.update(batch, ids, seq, marks)
-        self._note_trades(batch, ids)
+        shown = None if self.gate is None else self.gate(state.name, batch, ids)
+        if shown is None:
+            self._show(batch, ids, marks)
+        elif shown.any():
+            self._show(batch.take(shown), ids[shown], marks[shown])
         newest = int(batch.time_event_ns.max())
         state.newest_event_ns = max(state.newest_event_ns, newest)
         if builds:
             state.builder.add(batch, since_ns=0 if state.event_time else self.clock.time_ns())
         if state.event_time:
             state.builder.advance(state.newest_event_ns - self._bar_config.close_delay_ms * NS_PER_MS)
+
+    def _show(self, batch: TickBatch, ids: Ids, marks: npt.NDArray[np.uint8]) -> None:
+        count = len(batch)
+        first = self.sequencer.take(count)
+        seq = np.arange(first, first + count)
+        changed = self.latest.update(batch, ids, seq, marks)
+        self._note_trades(batch, ids)
         if self._hub is not None:
             self._hub.mark(changed)
         for listener in self.on_accepted:

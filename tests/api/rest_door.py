@@ -23,7 +23,7 @@ from marketd.app import Server, listen
 from marketd.calendars import CalendarsConfig
 from marketd.config import Config, ServerConfig
 from marketd.model import BAR_SCHEMA, Connected, Quarantined, Quote, SourceEvent, Trade, parse_ns
-from marketd.sources.contract import Capabilities, Subscriptions
+from marketd.sources.contract import Capabilities, Provider
 from marketd.store.embedded import EmbeddedStore, EmbeddedStoreConfig
 from marketd.testing import ManualClock, ScriptedSource
 
@@ -164,8 +164,8 @@ def make_server(data_dir: Path, clock: ManualClock) -> Server:
         ),
         clock,
         [
-            (venue, Subscriptions(["AAPL", "BRK.B", "BTC/USD", "EUR/USD", "NEWCO"])),
-            (paper, Subscriptions(["TEST"])),
+            Provider.streaming(venue, ["AAPL", "BRK.B", "BTC/USD", "EUR/USD", "NEWCO"]),
+            Provider.streaming(paper, ["TEST"]),
         ],
     )
 

@@ -26,7 +26,7 @@ from marketd.clock import Clock, SystemClock
 from marketd.config import Config, ServerConfig
 from marketd.ingest.validate import ValidationConfig
 from marketd.model import Connected, Quote, SourceEvent, Trade
-from marketd.sources.contract import Capabilities, Subscriptions
+from marketd.sources.contract import Capabilities, Provider, Subscriptions
 
 STREAM = "/api/v1/market-data/stream"
 DEADLINE_S = 15.0
@@ -180,7 +180,7 @@ async def serving(
     feed = Feed(clock, since_ns)
     sections = {"validation": ValidationConfig(max_jump=None)} | sections
     config = Config(server=ServerConfig(data_dir=str(data_dir)), **sections)
-    server = Server(config, clock, [(feed, Subscriptions(symbols))])
+    server = Server(config, clock, [Provider.streaming(feed, symbols)])
     listener = listen("127.0.0.1", 0)
     started = asyncio.Event()
     task = asyncio.create_task(serve(server, listener, started))

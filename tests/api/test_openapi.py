@@ -99,6 +99,11 @@ EXAMPLES: dict[str, list[str]] = {
     "/ops/continuity": ["", "?interval=1d&from=2026-11-01&symbols=AAPL"],
     "/ops/backfill": [""],
     "/ops/quarantine": [""],
+    "/stats/providers": [""],
+    "/stats/cadence": [""],
+    "/diagnostics/stream_health": [""],
+    "/diagnostics/cross_checks": [""],
+    "/api/v1/market-data/symbols/mappings": ["", "?q=aap"],
     "/": [""],
     "/health": [""],
     "/schema/openapi.json": [""],
@@ -108,6 +113,10 @@ ELSEWHERE = {
     "/api/v1/market-data/observations/{series}",
     "/ops/backfill/{id}",
     "/ops/cursor/{symbol}/{interval}/{source}",
+    "/ops/reload",
+    "/ops/validate",
+    "/api/v1/market-data/options/{symbol}",
+    "/api/v1/market-data/options/{symbol}/expiries",
 }
 """Need something to be there first: see test_rest_history.py and test_rest_ops.py."""
 

@@ -172,6 +172,23 @@ def test_a_symbol_first_seen_within_a_bar_has_it_provisional() -> None:
     assert {b.symbol: b.status for b in drained(builder) if b.interval == "1m"} == {"A": "final", "B": "provisional"}
 
 
+def test_symbols_that_are_subscribed_later_or_no_longer_have_provisional_bars() -> None:
+    builder = BarBuilder("s")
+    builder.watched_from(["B"], T0 + 30 * S)
+    builder.add(TickBatch.from_events([trade("A", 40_000, 1.0), trade("B", 40_000, 1.0)]))
+    builder.advance(T0 + 60 * S)
+    builder.add(TickBatch.from_events([trade("A", 70_000, 1.0), trade("B", 70_000, 1.0)]))
+    builder.advance(T0 + 120 * S)
+    builder.add(TickBatch.from_events([trade("A", 130_000, 1.0), trade("B", 130_000, 1.0)]))
+    builder.watched_from(["B"], None)
+    builder.advance(T0 + 180 * S)
+    found = {(b.symbol, (b.ts_ns - T0) // S): b.status for b in drained(builder) if b.interval == "1m"}
+    whole, part = "final", "provisional"
+    assert found == {("A", 0): whole, ("B", 0): part, ("A", 60): whole, ("B", 60): whole, ("A", 120): whole} | {
+        ("B", 120): part
+    }
+
+
 def test_a_bar_goes_on_from_what_an_earlier_run_stored() -> None:
     builder = BarBuilder("s")
     stored = Bar(

@@ -261,6 +261,12 @@ def test_bars_that_cannot_be_are_malformed(rows, words):
         bars(*rows)
 
 
+@pytest.mark.parametrize("ticks", [-1, 10**30])
+def test_a_count_of_ticks_that_cannot_be_is_no_answer(ticks):
+    with pytest.raises(msgspec.ValidationError, match="lastTradedVolume"):
+        answer(row("2020-09-01T04:00:00", ticks=ticks))
+
+
 @given(
     st.lists(
         st.tuples(

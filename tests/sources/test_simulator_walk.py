@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from marketd.model import BOOK, LAST, TRADE, TickBatch
 from marketd.sources.simulator import SimulatedSymbol, SimulatorConfig, Walk
-from marketd.sources.simulator.walk import _splitmix64
+from marketd.sources.simulator.walk import splitmix64
 
 START_NS = 1_700_000_000_000_000_000
 MS = 1_000_000
@@ -105,9 +105,9 @@ class Reference:
         return tick
 
 
-def test_the_hash_is_splitmix64_by_its_published_values() -> None:
+def test_the_hash_issplitmix64_by_its_published_values() -> None:
     counters = np.array([(1234567 + n * GOLDEN) & MASK for n in range(1, 6)], np.uint64)
-    assert _splitmix64(counters).tolist() == [
+    assert splitmix64(counters).tolist() == [
         6457827717110365317,
         3203168211198807973,
         9817491932198370423,

@@ -17,6 +17,7 @@ from marketd.wire.messages import (
     ErrorMessage,
     Lag,
     Pong,
+    ProviderSwitchMessage,
     SingleBarUpdate,
     SourceStatusMessage,
     StaleMessage,
@@ -68,6 +69,11 @@ BAR_JSON = {"ts": "2026-03-02T14:30:00Z", "o": 1.0, "h": 3.0, "l": 0.5, "c": 2.0
             SourceStatusMessage("s", connected=True, state="streaming", reason=None, time="t"),
             {"type": "source_status", "source": "s", "connected": True, "state": "streaming", "reason": None,
              "time": "t"},
+        ),
+        (
+            ProviderSwitchMessage("a", None, "mute", "no tick for 30 s", "t", 1, ["X"]),
+            {"type": "provider_switch", "old": "a", "new": None, "reason": "mute", "detail": "no tick for 30 s",
+             "at": "t", "count": 1, "symbols": ["X"]},
         ),
         (
             ErrorMessage("unknown_symbol", "no", ErrorBody(field="symbol", value="Z", near=["A"])),

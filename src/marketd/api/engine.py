@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
 from marketd.clock import Clock
+from marketd.collect.live import Desk
 from marketd.continuity.history import HistoryService
 from marketd.continuity.ledger import LedgerService
 from marketd.fanout.hub import Hub
 from marketd.fanout.latest import LatestQuote
 from marketd.model import BackfillJob, Bar, Cursor, Interval, JobState, Quarantined, Side, Tier
+from marketd.routing import Router
 from marketd.store.contract import BarStore
 from marketd.store.records import Records
 from marketd.telemetry import Metrics
@@ -30,7 +32,8 @@ class SymbolInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SourceStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """How one source is doing. state: connecting, streaming, reconnecting, ended or rejected."""
+    """How one source is doing. state: connecting, streaming, reconnecting, polling, ended,
+    rejected or failed."""
 
     name: str
     connected: bool
@@ -133,6 +136,8 @@ class Engine(Protocol):
     history: HistoryService
     ledger: LedgerService
     backfill: Backfill
+    router: Router
+    desk: Desk
 
     def symbols(self) -> Sequence[SymbolInfo]: ...
 
@@ -168,4 +173,29 @@ class Engine(Protocol):
 
     def quarantine(self) -> Sequence[Quarantined]:
         """The newest refused rows and lines, oldest first."""
+        ...
+
+    def acquire(self, symbol: str) -> int:
+        """As `symbol_number`, for one who wants its quotes: a symbol that nobody streams is subscribed if a provider
+        may have it. `release` it as often. Raises UnknownSymbol, InvalidInput (too many at a time)."""
+        ...
+
+    def release(self, symbol: str) -> None: ...
+
+    def live_counts(self) -> dict[str, int]:
+        """How many symbols are shown from each provider."""
+        ...
+
+    def cadence(self) -> tuple[bool, list[tuple[str, int, dict[str, Any]]]]:
+        """Whether the sweeper runs; (tier, symbols, cadence by kind) of each tier."""
+        ...
+
+    def symbol_mappings(self, part: str, provider: str | None) -> list[tuple[str, str, str]]:
+        """(symbol, provider, the provider's symbol) where `part` is in a name. Raises InvalidInput for a provider that
+        is not configured."""
+        ...
+
+    async def reload(self, *, apply: bool) -> tuple[list[str], list[str]]:
+        """What of a configuration that is read anew is (or would be) taken up, and what waits for the next start. All
+        or nothing. Raises InvalidInput."""
         ...

@@ -7,6 +7,7 @@ nothing more. To add a kind: give the exception a ``code`` and a line in `_STATU
 from __future__ import annotations
 
 import logging
+import math
 from http import HTTPStatus
 from typing import Any
 
@@ -14,7 +15,17 @@ import msgspec
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from marketd.errors import InvalidInput, MarketDataError, StoreError, UnknownSymbol
+from marketd.errors import (
+    InvalidInput,
+    MarketClosed,
+    MarketDataError,
+    OutOfRange,
+    SourceError,
+    SourceUnavailable,
+    StoreError,
+    SymbolNotFound,
+    UnknownSymbol,
+)
 from marketd.wire.messages import ErrorBody
 
 __all__ = ["BadJson", "BodyTooLarge", "ErrorInfo", "ErrorReply", "NoQuoteYet", "NotFound", "error_response"]
@@ -78,7 +89,13 @@ _STATUS: tuple[tuple[type[MarketDataError], int], ...] = (
     (InvalidInput, 422),
     (NoQuoteYet, 503),
     (StoreError, 503),
+    (SymbolNotFound, 404),
+    (OutOfRange, 422),
+    (MarketClosed, 503),
+    (SourceUnavailable, 503),
+    (SourceError, 502),
 )
+"""In the order in which they are looked through. A provider's refusal is nobody's fault here: 502."""
 
 
 def error_response(error: Exception, request_id: str, path: str) -> Response:
@@ -103,10 +120,14 @@ def error_response(error: Exception, request_id: str, path: str) -> Response:
     elif isinstance(error, StoreError):
         _log.error("%s %s: %s", request_id, path, error)
         code, message = error.code, "the bar store cannot answer now; the server's log has this request id"
+    elif isinstance(error, SourceError):
+        code, message = error.code, str(error)
+        details = ErrorBody(field="source", value=error.source)
     if status == 500:
         _log.error("%s %s", request_id, path, exc_info=error)
     if status == 503:
-        headers["Retry-After"] = "1"
+        after_s = error.retry_after_s if isinstance(error, SourceUnavailable) else None
+        headers["Retry-After"] = str(max(1, math.ceil(after_s or 1.0)))
     reply = ErrorReply(error=ErrorInfo(code=code, message=message, details=details, request_id=request_id))
     return Response(msgspec.json.encode(reply), status, headers, media_type="application/json")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from starlette.types import Scope
 
 from marketd.api.engine import Engine
-from marketd.api.quotes import price_reply, quote_reply
+from marketd.api.quotes import asked_price_reply, quote_reply
 from marketd.api.rest import encode
 
 __all__ = ["HOT_HEADERS", "hot_body"]
@@ -30,5 +30,5 @@ async def hot_body(engine: Engine, scope: Scope) -> bytes | None:
     if path.startswith(_PRICE) and path.endswith(_PRICE_END) and path.isprintable():
         symbol = path[len(_PRICE) : -len(_PRICE_END)]
         if len(path) >= len(_PRICE) + len(_PRICE_END):
-            return encode(price_reply(engine, symbol))
+            return encode(await asked_price_reply(engine, symbol))
     return None

@@ -264,6 +264,7 @@ _STATUS_WORDS = {
     404: "What the path names is not known; for a symbol, `details.near` has similar ones",
     413: "The body is too large",
     422: "A parameter or field is not allowed; `details` names it, its value and what is",
+    502: "A provider refused, or sent what cannot be understood; `details` names it",
     503: "Not now; ask again after Retry-After",
 }
 

@@ -13,10 +13,10 @@ import msgspec
 
 from marketd.api.engine import Engine
 from marketd.api.errors import NoQuoteYet
-from marketd.errors import InvalidInput, UnknownSymbol
+from marketd.errors import InvalidInput, SourceRejected, UnknownSymbol
 from marketd.fanout.latest import LatestQuote
 from marketd.ingest.validate import CROSSED, LOCKED
-from marketd.model import format_ns
+from marketd.model import Quote, format_ns
 from marketd.model.time import NS_PER_MS
 
 __all__ = [
@@ -170,7 +170,7 @@ class QuarantineReply(msgspec.Struct, frozen=True, kw_only=True):
     count: int
 
 
-def _mid(quote: LatestQuote) -> float | None:
+def _mid(quote: LatestQuote | Quote) -> float | None:
     return None if quote.bid is None or quote.ask is None else (quote.bid + quote.ask) / 2
 
 
@@ -183,12 +183,18 @@ def _flags(marks: int) -> list[Literal["crossed", "locked"]]:
     return flags
 
 
-async def quote_reply(engine: Engine, symbol: str) -> QuoteReply:
-    """Raises UnknownSymbol, NoQuoteYet."""
-    info = engine.info(symbol)
+async def quote_reply(engine: Engine, symbol: str, source: str | None = None) -> QuoteReply:
+    """source: ask this provider now, if hints are allowed. A symbol that is not live is asked of whoever may have it.
+    Raises UnknownSymbol, NoQuoteYet, SourceError."""
+    if source is not None and engine.router.takes_hints:
+        return _asked(engine, (await engine.router.quote(symbol, source=source)).value)
+    try:
+        info = engine.info(symbol)
+    except UnknownSymbol as error:
+        return _asked(engine, await _ask(engine, symbol, error))
     quote = engine.quote(info.symbol)
     if quote is None:
-        raise NoQuoteYet(info.symbol)
+        return _asked(engine, await _ask(engine, symbol, NoQuoteYet(info.symbol)))
     session = await engine.session(info.symbol)
     age_ns = engine.clock.time_ns() - quote.time_event_ns
     return QuoteReply(
@@ -214,11 +220,59 @@ async def quote_reply(engine: Engine, symbol: str) -> QuoteReply:
     )
 
 
+async def _ask(engine: Engine, symbol: str, unknown: UnknownSymbol | NoQuoteYet) -> Quote:
+    """Of the providers; if there is none that has it, it is as unknown as before."""
+    try:
+        return (await engine.router.quote(symbol)).value
+    except SourceRejected:
+        raise unknown from None
+
+
+def _asked(engine: Engine, quote: Quote) -> QuoteReply:
+    """Of a quote that was asked for: it has no place in the stream, and nothing is known of its day."""
+    age_ns = engine.clock.time_ns() - quote.time_event_ns
+    return QuoteReply(
+        symbol=quote.symbol,
+        exchange=quote.source.upper(),
+        source=quote.source,
+        last_price=quote.last,
+        bid_price=quote.bid,
+        ask_price=quote.ask,
+        bid_size=quote.bid_size,
+        ask_size=quote.ask_size,
+        volume=quote.volume,
+        open_price=None,
+        high_price=None,
+        low_price=None,
+        close_price=None,
+        timestamp=format_ns(quote.time_event_ns),
+        received=format_ns(quote.time_received_ns),
+        stale=age_ns > engine.stale_after_ns,
+        age_ms=age_ns // NS_PER_MS,
+        seq=0,
+        flags=[],
+    )
+
+
+async def asked_price_reply(engine: Engine, symbol: str, source: str | None = None) -> PriceReply:
+    """See `quote_reply`."""
+    if source is not None and engine.router.takes_hints:
+        return _price(engine, (await engine.router.quote(symbol, source=source)).value)
+    try:
+        return price_reply(engine, symbol)
+    except (UnknownSymbol, NoQuoteYet) as error:
+        return _price(engine, await _ask(engine, symbol, error))
+
+
 def price_reply(engine: Engine, symbol: str) -> PriceReply:
     """Raises UnknownSymbol, NoQuoteYet."""
     quote = engine.quote(symbol)
     if quote is None:
         raise NoQuoteYet(symbol)
+    return _price(engine, quote)
+
+
+def _price(engine: Engine, quote: LatestQuote | Quote) -> PriceReply:
     mid = _mid(quote)
     age_ns = engine.clock.time_ns() - quote.time_event_ns
     return PriceReply(

@@ -56,6 +56,7 @@ from marketd.api.openapi import (
 )
 from marketd.api.ops import OPS_OPERATIONS
 from marketd.api.pages import docs_page, live_page, prefers_html, static_route
+from marketd.api.providers import PROVIDER_OPERATIONS, SOURCE
 from marketd.api.quotes import (
     MAX_SYMBOLS,
     BatchReply,
@@ -65,7 +66,7 @@ from marketd.api.quotes import (
     QuoteReply,
     QuotesReply,
     SymbolsReply,
-    price_reply,
+    asked_price_reply,
     prices_reply,
     quarantine_reply,
     quote_reply,
@@ -131,8 +132,8 @@ async def _symbols(engine: Engine) -> SymbolsReply:
     return await symbols_reply(engine)
 
 
-async def _quote(engine: Engine, symbol: str) -> QuoteReply:
-    return await quote_reply(engine, symbol)
+async def _quote(engine: Engine, symbol: str, source: str | None) -> QuoteReply:
+    return await quote_reply(engine, symbol, source)
 
 
 async def _quotes(engine: Engine, symbols: list[str]) -> QuotesReply:
@@ -171,8 +172,8 @@ async def _quarantine(engine: Engine, limit: int) -> QuarantineReply:
     return quarantine_reply(engine, limit)
 
 
-async def _price(engine: Engine, symbol: str) -> PriceReply:
-    return price_reply(engine, symbol)
+async def _price(engine: Engine, symbol: str, source: str | None) -> PriceReply:
+    return await asked_price_reply(engine, symbol, source)
 
 
 async def _history(
@@ -259,9 +260,11 @@ OPERATIONS: tuple[Operation, ...] = (
         path=f"{_API}/quote/{{symbol}}",
         summary="The latest quote of a symbol",
         tag="market data",
+        description="A symbol that is not live is asked of the providers.",
         handler=_quote,
         response=QuoteReply,
-        errors=(503,),
+        params=(SOURCE,),
+        errors=(502, 503),
     ),
     Operation(
         method="GET",
@@ -390,9 +393,11 @@ OPERATIONS: tuple[Operation, ...] = (
         path="/stocks/{symbol}/price",
         summary="The latest price of a symbol",
         tag="stocks",
+        description="A symbol that is not live is asked of the providers.",
         handler=_price,
         response=PriceReply,
-        errors=(503,),
+        params=(SOURCE,),
+        errors=(502, 503),
     ),
     Operation(
         method="GET",
@@ -427,6 +432,7 @@ OPERATIONS: tuple[Operation, ...] = (
         body=BatchRequest,
     ),
     *OPS_OPERATIONS,
+    *PROVIDER_OPERATIONS,
     Operation(
         method="GET",
         path="/",

@@ -74,14 +74,15 @@ async def _serve_symbol(engine: Engine, websocket: WebSocket) -> None:
     outlet = await _outlet(websocket)
     if outlet is None:
         return
+    symbol = websocket.path_params["symbol"]
     try:
-        info = engine.info(websocket.path_params["symbol"])
-    except UnknownSymbol as error:
-        outlet.write(_error_frame("unknown_symbol", error, None))
+        number = engine.acquire(symbol)
+    except InvalidInput as error:
+        outlet.write(_error_frame(error.code, error, None))
         await websocket.close(*UNKNOWN_SYMBOL)
         return
+    info = engine.info(symbol)
     hub = engine.hub
-    number = engine.symbol_number(info.symbol)
     client = hub.connect(outlet, single=True)
     try:
         hub.subscribe_quotes(client, [number], SINGLE)
@@ -115,6 +116,7 @@ async def _serve_symbol(engine: Engine, websocket: WebSocket) -> None:
                 outlet.close(TOO_MANY_ERRORS)
     finally:
         hub.disconnect(client)
+        engine.release(symbol)
 
 
 class _StreamDoor:
@@ -123,6 +125,8 @@ class _StreamDoor:
         self._hub = engine.hub
         self._websocket = websocket
         self._errors = 0
+        self._held: dict[int, str] = {}
+        """Symbols that are subscribed for this client too, by their numbers."""
 
     async def run(self) -> None:
         outlet = await _outlet(self._websocket)
@@ -143,6 +147,8 @@ class _StreamDoor:
                 self._take(client, message)
         finally:
             self._hub.disconnect(client)
+            for symbol in self._held.values():
+                self._engine.release(symbol)
 
     def _take(self, client: Client, message: Any) -> None:
         try:
@@ -200,6 +206,7 @@ class _StreamDoor:
                     self._hub.unsubscribe_quotes(client, list(client.quotes))
             for channel in bars:
                 self._hub.unsubscribe_bars(client, channel, numbers)
+            self._let_go(client)
             self._send(Unsubscribed(request.symbols, channels, request.id))
 
     @staticmethod
@@ -223,10 +230,34 @@ class _StreamDoor:
         too_many = InvalidInput("symbols", f"{len(request.symbols)} symbols", f"at most {most} a connection")
         if len(request.symbols) > most:
             raise too_many
-        numbers = [self._engine.symbol_number(symbol) for symbol in request.symbols]
-        if request.action == "subscribe" and len(client.quotes.keys() | numbers) > most:
-            raise too_many
+        if request.action != "subscribe":
+            return [self._engine.symbol_number(symbol) for symbol in request.symbols]
+        held: dict[int, str] = {}
+        numbers = []
+        try:
+            for symbol in request.symbols:
+                number = self._engine.acquire(symbol)
+                numbers.append(number)
+                if number in self._held or number in held:
+                    self._engine.release(symbol)
+                else:
+                    held[number] = symbol
+            if len(client.quotes.keys() | numbers) > most:
+                raise too_many
+        except InvalidInput:
+            for symbol in held.values():
+                self._engine.release(symbol)
+            raise
+        self._held.update(held)
         return numbers
+
+    def _let_go(self, client: Client) -> None:
+        """Of symbols of which the client has neither quotes nor bars any longer."""
+        if client.star_quotes is not None or any(numbers is None for numbers in client.bars.values()):
+            return
+        wanted = client.quotes.keys() | {number for numbers in client.bars.values() for number in numbers or ()}
+        for number in self._held.keys() - wanted:
+            self._engine.release(self._held.pop(number))
 
     def _send(self, message: msgspec.Struct) -> None:
         self._outlet.write(text_frame(encode(message)))

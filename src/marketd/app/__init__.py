@@ -5,15 +5,15 @@
 
 from marketd.app.offline import Offline, open_offline
 from marketd.app.server import Server
-from marketd.app.sources import build_sources, record
+from marketd.app.sources import live_providers, record
 from marketd.app.stores import open_history, open_records
 from marketd.app.web import listen, serve
 
 __all__ = [
     "Offline",
     "Server",
-    "build_sources",
     "listen",
+    "live_providers",
     "open_history",
     "open_offline",
     "open_records",

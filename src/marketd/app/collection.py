@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from typing import Protocol
 
 from marketd.api.engine import PartState
 from marketd.app.history import HistoryRoom
@@ -11,9 +12,10 @@ from marketd.collect.jobs import JobConsumer, JobHandler, JobType, ListedJob
 from marketd.collect.lease import LocalLease, RedisLease
 from marketd.collect.sweeper import Sweeper, SweepFetch, SweepKind, SweepTask
 from marketd.config import Config
-from marketd.errors import ConfigError, InvalidInput, SourceError, SourceRejected
+from marketd.errors import ConfigError, InvalidInput
 from marketd.model import Instrument, Interval, Quote
-from marketd.sources.contract import QuoteRequest
+from marketd.routing import Routed
+from marketd.sources.http import PRIORITY
 from marketd.telemetry import Metrics
 
 __all__ = ["Collection"]
@@ -22,8 +24,14 @@ _MINUTE = Interval.parse("1m")
 _DAY = Interval.parse("1d")
 
 
+class AskQuote(Protocol):
+    """source: who is asked first."""
+
+    def __call__(self, symbol: str, /, *, source: str | None = None) -> Awaitable[Routed[Quote]]: ...
+
+
 class Collection:
-    """quotes: who can be asked for a quote of a symbol, in order. take: the pipeline's door for it, on the loop."""
+    """ask: gets a quote of whoever is best (`routing.Router.quote`). take: the pipeline's door for it, on the loop."""
 
     def __init__(
         self,
@@ -32,11 +40,11 @@ class Collection:
         clock: Clock,
         metrics: Metrics,
         *,
-        quotes: Callable[[str], list[tuple[str, QuoteRequest]]],
+        ask: AskQuote,
         take: Callable[[str, Quote], None],
     ) -> None:
         self._room = room
-        self._quotes = quotes
+        self._ask = ask
         self._take = take
         self._lease = LocalLease(clock) if config.redis_url is None else RedisLease(config.redis_url)
         sweeps: dict[SweepKind, SweepFetch] = {
@@ -132,18 +140,11 @@ class Collection:
         return await self._quote(job.symbol, job.provider)
 
     async def _quote(self, symbol: str, provider: str | None) -> str | None:
-        """Ask one after the other; who answered. Raises the last one's error, SourceRejected if there is nobody."""
-        last: SourceError = SourceRejected(provider or symbol, f"no provider gives quotes of {symbol} by request")
-        for name, source in self._quotes(symbol):
-            if provider in (None, name):
-                try:
-                    quote = await source.quote(symbol)
-                except SourceError as error:
-                    last = error
-                    continue
-                self._take(name, quote)
-                return name
-        raise last
+        """Who answered. Raises SourceError."""
+        PRIORITY.set("sweep")
+        found = await self._ask(symbol, source=provider)
+        self._take(found.provider, found.value)
+        return found.provider
 
 
 def _range(job: ListedJob) -> tuple[Interval, int, int]:

@@ -5,12 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-import msgspec
 import numpy as np
 import pyarrow as pa
 
 from marketd.api.engine import PartState
-from marketd.app.sources import Providers
 from marketd.app.stores import Stores
 from marketd.calendars import Calendar, Calendars, expected_starts
 from marketd.clock import Clock
@@ -27,12 +25,12 @@ from marketd.errors import InvalidInput
 from marketd.ingest.bar_checks import BarContext, CheckedBars
 from marketd.model import Instrument, Interval, Tier
 from marketd.model.time import NS_PER_S
-from marketd.sources.contract import BarHistory, Source, Subscriptions
+from marketd.sources.contract import BarHistory, Provider, Subscriptions
 from marketd.telemetry import Metrics
 
 _logger = logging.getLogger(__name__)
 
-__all__ = ["HistoryRoom", "Provider", "history_providers"]
+__all__ = ["HistoryRoom"]
 
 _KNOWN_BARS = 50
 _FIRST_NS, _LAST_NS = -(2**63), 2**63 - 1
@@ -40,37 +38,10 @@ _SHIFT_NS = 15 * 3_600 * NS_PER_S
 _DAYS_AROUND_NS = 4 * 86_400 * NS_PER_S
 
 
-class Provider(msgspec.Struct, frozen=True, kw_only=True):
-    """A source as history sees it. exchange: the calendar its symbols follow unless the universe says otherwise; None
-    for the configured default. wanted: its symbols. history: None if it remembers nothing, else for `intervals`.
-    simulated: its prices are made up."""
-
-    exchange: str | None
-    wanted: Subscriptions
-    history: BarHistory | None = None
-    intervals: tuple[str, ...] = ()
-    simulated: bool = False
-
-
-def history_providers(streams: Iterable[tuple[Source, Subscriptions]], providers: Providers) -> dict[str, Provider]:
-    """Who streams and who can be asked, as history sees them, by name."""
-    found: dict[str, Provider] = {}
-    wanted_of = {source.name: (source.capabilities.simulated, wanted) for source, wanted in streams}
-    for name in dict.fromkeys((*wanted_of, *providers.by_name)):
-        provider = providers.by_name.get(name)
-        simulated, wanted = wanted_of.get(name, (False, None))
-        found[name] = Provider(
-            exchange=None if provider is None else provider.venue,
-            wanted=wanted or Subscriptions(() if provider is None else provider.stream_symbols),
-            history=None if provider is None else provider.bars,
-            intervals=() if provider is None else provider.capabilities.bars,
-            simulated=simulated,
-        )
-    return found
-
-
 class HistoryRoom:
-    """note: told on the loop of each batch of history that was judged. ready: see `continuity.worker.Ready`.
+    """providers, wanted: who there is and what is streamed of each, by name. histories: all that may have bars of a
+    symbol, best first (`routing.Router.histories`). note: told on the loop of each batch of history that was judged.
+    ready: see `continuity.worker.Ready`.
 
     judged_ns: up to where live streams have said what they proved; later minutes are not searched for holes yet.
     None: no stream is watched.
@@ -83,7 +54,9 @@ class HistoryRoom:
         clock: Clock,
         metrics: Metrics,
         providers: Mapping[str, Provider],
+        wanted: Mapping[str, Subscriptions],
         *,
+        histories: Callable[[str, Interval], Sequence[tuple[str, BarHistory]]],
         note: Callable[[str, CheckedBars], None],
         ready: Ready | None = None,
         judged_ns: Callable[[], int | None] = lambda: None,
@@ -92,7 +65,9 @@ class HistoryRoom:
         self._config = config
         self._stores = stores
         self._clock = clock
-        self._providers = providers
+        self._providers = dict(providers)
+        self._wanted = wanted
+        self._histories = histories
         self._calendars = Calendars(config.calendars)
         self._universe_version = 0
         self.universe = Universe(())
@@ -178,6 +153,10 @@ class HistoryRoom:
             self.universe = Universe(self._stores.records.universe())
             self._universe_version = newest
 
+    def take_up(self, providers: Mapping[str, Provider]) -> None:
+        """Those that were built anew, in place of those of the same name."""
+        self._providers.update(providers)
+
     def instrument(self, symbol: str) -> Instrument | None:
         return self.universe.resolve(symbol)
 
@@ -186,13 +165,12 @@ class HistoryRoom:
         instrument = self.instrument(symbol)
         if instrument is not None:
             return self._calendars.of(symbol, instrument.exchange, instrument.asset_class)
-        for provider in self._providers.values():
-            if symbol in provider.wanted:
-                return self._calendars.of(symbol, provider.exchange)
+        for name in self.providers_of(symbol):
+            return self._calendars.of(symbol, self._providers[name].venue)
         return self._calendars.of(symbol)
 
     def providers_of(self, symbol: str) -> Sequence[str]:
-        return [name for name, provider in self._providers.items() if symbol in provider.wanted]
+        return [name for name, wanted in self._wanted.items() if symbol in wanted]
 
     def tier_of(self, symbol: str) -> Tier:
         """The universe's; what is streamed without being in it is watched most closely."""
@@ -201,23 +179,38 @@ class HistoryRoom:
             return instrument.tier
         return "T0" if self.providers_of(symbol) else "T2"
 
-    def choose(self, symbol: str, interval: Interval) -> Sequence[tuple[str, BarHistory]]:
-        """Who can be asked: those that stream the symbol, then those of its exchange; of a symbol that neither the
-        universe nor a stream knows, everybody."""
+    def able(self, symbol: str, interval: Interval) -> Sequence[str]:
+        """Who can be asked for bars: those that stream the symbol, those of its exchange, those that are of no exchange
+        and may have it; of a symbol that neither the universe nor a stream knows, all that may have it."""
         instrument = self.instrument(symbol)
-        serving = [name for name, provider in self._providers.items() if symbol in provider.wanted]
-        near = [
-            name
-            for name, provider in self._providers.items()
-            if instrument is not None and instrument.exchange is not None and provider.exchange == instrument.exchange
-        ]
-        names = [*serving, *near] if serving or instrument is not None else [*self._providers]
-        able = []
-        for name in dict.fromkeys(names):
+        serving = self.providers_of(symbol)
+        near: list[str] = []
+        of_none: list[str] = []
+        for name, provider in self._providers.items():
+            if provider.symbols.to_provider(symbol) is None:
+                continue
+            if not serving and instrument is None:
+                near.append(name)
+            elif provider.venue is None:
+                of_none.append(name)
+            elif instrument is not None and provider.venue == instrument.exchange:
+                near.append(name)
+        found = []
+        for name in dict.fromkeys((*serving, *near, *of_none)):
             provider = self._providers[name]
-            if provider.history is not None and interval.name in provider.intervals:
-                able.append((name, provider.history))
-        return able
+            if provider.bars is not None and interval.name in provider.capabilities.bars:
+                found.append(name)
+        return found
+
+    def _is_healed(self, symbol: str, interval: Interval) -> bool:
+        """Prices that are made up are fetched only when they are asked for."""
+        return any(not self._providers[name].capabilities.simulated for name in self.able(symbol, interval))
+
+    def choose(self, symbol: str, interval: Interval) -> Sequence[tuple[str, BarHistory]]:
+        """Those of `able`, the healthiest first as policies say."""
+        able = self.able(symbol, interval)
+        best_first = self._histories(symbol, interval) if able else ()
+        return [(name, history) for name, history in best_first if name in able]
 
     def healable(
         self, interval: Interval, start_ns: int, end_ns: int, symbols: Iterable[str] | None = None
@@ -229,8 +222,8 @@ class HistoryRoom:
             return []
         if symbols is None:
             active = {i.symbol for i in self.universe.instruments if i.active}
-            symbols = active.union(*(provider.wanted.symbols for provider in self._providers.values()))
-        able = sorted(symbol for symbol in symbols if self.choose(symbol, interval))
+            symbols = active.union(*(wanted.symbols for wanted in self._wanted.values()))
+        able = sorted(symbol for symbol in symbols if self._is_healed(symbol, interval))
         return self.ledger.scan(interval, start_ns, end_ns, able) if able else []
 
     def _expected(self, symbol: str, interval: Interval, start_ns: int, end_ns: int) -> Starts:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator
 
-from marketd.app.history import HistoryRoom, history_providers
-from marketd.app.sources import Providers, build_sources
+from marketd.app.history import HistoryRoom
+from marketd.app.sources import live_providers, routed_providers
 from marketd.app.stores import Stores
 from marketd.clock import Clock, SystemClock
 from marketd.config import Config
@@ -14,6 +14,7 @@ from marketd.continuity.backfill import BackfillService
 from marketd.continuity.ledger import LedgerService
 from marketd.ingest.history import KeepBars
 from marketd.pipeline import Pipeline
+from marketd.sources.contract import Subscriptions
 from marketd.store.contract import BarStore
 from marketd.store.records import Records
 from marketd.telemetry import Metrics
@@ -38,15 +39,25 @@ async def open_offline(config: Config, clock: Clock | None = None) -> AsyncItera
     """Open the configured stores. Raises StoreLocked while a server owns the data directory."""
     clock = clock or SystemClock()
     metrics = Metrics()
-    providers = Providers(config, clock, metrics)
+    providers, router = routed_providers(config, clock, metrics)
     stores = Stores(config, clock)
     try:
-        known = history_providers(build_sources(config, clock, providers), providers)
-        room = HistoryRoom(config, stores, clock, metrics, known, note=Pipeline(clock).note_history)
+        known = {p.name: p for p in (*live_providers(config, clock, providers), *providers.by_name.values())}
+        room = HistoryRoom(
+            config,
+            stores,
+            clock,
+            metrics,
+            known,
+            {name: Subscriptions(provider.stream_symbols) for name, provider in known.items()},
+            histories=router.histories,
+            note=Pipeline(clock).note_history,
+        )
         try:
             yield Offline(stores, room)
         finally:
             await room.close()
     finally:
+        await router.close()
         await providers.aclose()
         stores.close()

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any, get_args
 
 import msgspec
 import numpy as np
@@ -15,12 +19,16 @@ import pyarrow as pa
 from marketd import __version__
 from marketd.api.engine import Backfill, Health, PartState, Rates, Session, SourceStatus, SymbolInfo
 from marketd.app.collection import Collection
-from marketd.app.history import HistoryRoom, history_providers
-from marketd.app.sources import Providers, build_sources
+from marketd.app.history import HistoryRoom
+from marketd.app.reload import Reload
+from marketd.app.sources import Providers, live_providers, routed_providers
 from marketd.app.stores import Stores
+from marketd.calendars import Calendar
 from marketd.clock import Clock, SystemClock
 from marketd.collect.bar_writer import BarWriter
 from marketd.collect.cache_writer import CacheWriter
+from marketd.collect.hours import Hours
+from marketd.collect.live import Desk, LiveSwitch
 from marketd.collect.quote_logger import QuoteLogger
 from marketd.collect.runner import SourceRunner
 from marketd.collect.watch import StreamWatch, WatchedSource, present_in_any
@@ -33,13 +41,15 @@ from marketd.ingest.bars import BarBatch
 from marketd.ingest.rollup import roll_up
 from marketd.ingest.sequence import Sequencer
 from marketd.ingest.symbols import SymbolTable
-from marketd.model import Bar, Interval, Quarantined, Side, format_ns
+from marketd.model import Bar, Interval, Quarantined, Side, Tier, format_ns
 from marketd.model.time import NS_PER_MS, NS_PER_S
 from marketd.pipeline import Pipeline
-from marketd.sources.contract import QuoteRequest, Source, Subscriptions
+from marketd.routing import FileQuotaMemory
+from marketd.sources.contract import Provider, Source, Subscriptions
+from marketd.sources.registry import provider_entry
 from marketd.store.quotes import RedisQuoteCache
 from marketd.telemetry import Metrics
-from marketd.wire.messages import SourceStatusMessage
+from marketd.wire.messages import SWITCHED_NAMED_MAX, ProviderSwitchMessage, SourceStatusMessage
 
 __all__ = ["Server"]
 
@@ -62,9 +72,16 @@ class Server:
     """The engine. Everything but the store's file work runs on one event loop."""
 
     def __init__(
-        self, config: Config, clock: Clock | None = None, sources: Sequence[tuple[Source, Subscriptions]] | None = None
+        self,
+        config: Config,
+        clock: Clock | None = None,
+        providers: Sequence[Provider] | None = None,
+        load: Callable[[], Config] | None = None,
     ) -> None:
-        """sources: instead of the configured ones. Raises StoreLocked, StoreError, InvalidInput."""
+        """providers: live ones instead of the configured. load: reads the configuration again, for `reload`.
+
+        Raises StoreLocked, StoreError, InvalidInput.
+        """
         self.config = config
         self.clock: Clock = clock or SystemClock()
         self.metrics = Metrics()
@@ -81,8 +98,11 @@ class Server:
             bars=config.bars,
             metrics=self.metrics,
         )
-        self._providers = Providers(config, self.clock, self.metrics)
-        configured = build_sources(config, self.clock, self._providers) if sources is None else sources
+        quotas = FileQuotaMemory(Path(config.server.data_dir) / "quota")
+        self._providers, self.router = routed_providers(config, self.clock, self.metrics, quotas)
+        live = live_providers(config, self.clock, self._providers) if providers is None else providers
+        self._everyone = {**{provider.name: provider for provider in live}, **self._providers.by_name}
+        self.router.replace(providers=tuple(self._everyone.values()))
         self._stores = Stores(config, self.clock)
         try:
             self.store, self.records = self._stores.bars, self._stores.records
@@ -100,16 +120,35 @@ class Server:
                 cache = RedisQuoteCache(config.redis_url)
                 self._cache_writer = CacheWriter(self._latest, cache, self.clock, metrics=self.metrics)
                 self.pipeline.on_accepted.append(lambda _batch, ids: self._cache_writer_mark(ids))
-            self._runners: dict[str, SourceRunner] = {}
             self._infos: dict[str, SymbolInfo] = {}
-            for source, wanted in configured:
-                self._add_source(source, wanted)
+            self._live: dict[str, Provider] = {}
+            self._recording: SourceRunner | None = None
+            self.desk = Desk(
+                config.streams,
+                self.clock,
+                self._latest,
+                self.pipeline,
+                hours=Hours(self._calendar_of),
+                order=self.router.order,
+                report=self.router.report,
+                backfill=self._ask_for_hole,
+                on_switch=self._switched,
+                on_change=lambda controller: self._feed_changed(controller.name),
+                metrics=self.metrics,
+            )
+            self._wanted: dict[str, Subscriptions] = {}
+            for provider in live:
+                self._seat(provider)
+            for name, provider in self._providers.by_name.items():
+                self._wanted.setdefault(name, Subscriptions(provider.stream_symbols))
             self._room = HistoryRoom(
                 config,
                 self._stores,
                 self.clock,
                 self.metrics,
-                history_providers([(r.source, r.wanted) for r in self._runners.values()], self._providers),
+                self._everyone,
+                self._wanted,
+                histories=self.router.histories,
                 note=self.pipeline.note_history,
                 ready=self._live_is_served,
                 judged_ns=lambda: self._watch.judged_ns,
@@ -121,7 +160,7 @@ class Server:
                 self._room,
                 self.clock,
                 self.metrics,
-                quotes=self._quote_sources,
+                ask=self.router.quote,
                 take=self.pipeline.take_asked,
             )
             self._quote_log: QuoteLogger | None = None
@@ -139,6 +178,7 @@ class Server:
         self._pulse: asyncio.Task[None] | None = None
         self._minder: asyncio.Task[None] | None = None
         self._started_ns = 0
+        self._load = load
         self._sessions: dict[str, tuple[int, Session]] = {}
         self._look_back_ns = 0
         self._next_minute: dict[str, int] = {}
@@ -149,33 +189,59 @@ class Server:
         assert self._cache_writer is not None
         self._cache_writer.mark(ids)
 
-    def _add_source(self, source: Source, wanted: Subscriptions) -> None:
-        faults = self.config.market_data
-        if faults.faults.enabled or faults.symbol_faults:
-            source = FaultySource(
-                source, faults.faults, per_symbol=faults.symbol_faults, seed=faults.seed, clock=self.clock
-            )
+    def _seat(self, provider: Provider) -> None:
+        """A provider comes to the desk, its stream faulty if that is configured."""
+        name = provider.name
+        provider = self._with_faults(provider)
         replay = self.config.sources.replay
-        event_time = source.name == "replay" and not (replay is not None and replay.times == "shifted")
-        state = self.pipeline.add_source(source.name, event_time=event_time)
-        runner = SourceRunner(
-            source,
-            wanted,
-            take=self.pipeline.take,
-            connected=lambda: state.connected,
-            on_change=self._source_changed,
-            ready=self._bars_are_written if event_time else None,
-            clock=self.clock,
+        event_time = name == "replay" and not (replay is not None and replay.times == "shifted")
+        self.pipeline.add_source(name, event_time=event_time)
+        self._live[name] = provider
+        if name == "replay" and provider.stream is not None:
+            # A recording is nobody's feed: it has no provider to go over to, and a clock of its own.
+            state = self.pipeline.sources[name]
+            self._wanted[name] = Subscriptions(provider.stream_symbols)
+            self._recording = SourceRunner(
+                provider.stream,
+                self._wanted[name],
+                take=self.pipeline.take,
+                connected=lambda: state.connected,
+                on_change=lambda _: self._feed_changed(name),
+                ready=self._bars_are_written if event_time else None,
+                clock=self.clock,
+            )
+            for symbol in provider.stream_symbols:
+                self.pipeline.symbols.add(symbol)
+        else:
+            renewable = name in self._providers.by_name and provider.stream is not None
+            renew = partial(self._renewed, name) if renewable else None
+            self._wanted[name] = self.desk.add(provider, renew=renew).wanted
+        for symbol in provider.stream_symbols:
+            self._infos.setdefault(symbol, self._describe(symbol, provider))
+
+    def _with_faults(self, provider: Provider) -> Provider:
+        faults = self.config.market_data
+        if provider.stream is None or not (faults.faults.enabled or faults.symbol_faults):
+            return provider
+        stream = FaultySource(
+            provider.stream, faults.faults, per_symbol=faults.symbol_faults, seed=faults.seed, clock=self.clock
         )
-        self._runners[source.name] = runner
-        for symbol in wanted.symbols:
-            self._infos.setdefault(symbol, self._describe(symbol, source))
-            self.pipeline.symbols.add(symbol)
+        return msgspec.structs.replace(provider, stream=stream)
+
+    def _renewed(self, name: str) -> Source:
+        """A stream made anew, as one streams only once."""
+        provider = self._with_faults(self._providers.renew(name))
+        assert provider.stream is not None
+        return provider.stream
 
     @staticmethod
-    def _describe(symbol: str, source: Source) -> SymbolInfo:
-        exchange = _EXCHANGES.get(source.name, source.name.upper())
-        return SymbolInfo(symbol=symbol, exchange=exchange, source=source.name, simulated=source.capabilities.simulated)
+    def _describe(symbol: str, provider: Provider) -> SymbolInfo:
+        exchange = _EXCHANGES.get(provider.name, provider.name.upper())
+        simulated = provider.capabilities.simulated
+        return SymbolInfo(symbol=symbol, exchange=exchange, source=provider.name, simulated=simulated)
+
+    def _calendar_of(self, symbol: str) -> Calendar:
+        return self._room.calendar_of(symbol)
 
     # --- life ----------------------------------------------------------------------------------------------
 
@@ -185,8 +251,9 @@ class Server:
         self._writer.start()
         if self._cache_writer is not None:
             self._cache_writer.start()
-        for runner in self._runners.values():
-            runner.start()
+        self.desk.start()
+        if self._recording is not None:
+            self._recording.start()
         self._pulse = asyncio.create_task(self._beat(), name="pulse")
         self._minder = asyncio.create_task(self._mind_history(), name="history")
         self._room.backfill.start()
@@ -196,13 +263,16 @@ class Server:
 
     async def stop(self) -> None:
         """Stop the sources, store what they said (unfinished bars as provisional), release everything."""
-        await asyncio.gather(*(runner.stop() for runner in self._runners.values()))
+        await self.desk.stop()
+        if self._recording is not None:
+            await self._recording.stop()
         running = [task for task in (self._pulse, self._minder) if task is not None]
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
         await self._collection.stop()
         await self._room.close()
+        await self.router.close()
         await self._providers.aclose()
         if self._quote_log is not None:
             await self._quote_log.stop()
@@ -220,10 +290,10 @@ class Server:
     def _seed_unfinished_bars(self) -> None:
         """A restart within a minute goes on with that minute's bar instead of writing a shorter one over it."""
         minute_ns = _MINUTE.floor(self.clock.time_ns())
-        for name, runner in self._runners.items():
+        for name in self._live:
             if self.pipeline.sources[name].event_time:
                 continue
-            for symbol in self._stored_symbols.intersection(runner.wanted.symbols):
+            for symbol in self._stored_symbols.intersection(self._wanted[name].symbols):
                 for side in ("trade", "bid", "ask"):
                     rows = self.store.read(symbol, _MINUTE, minute_ns, minute_ns + _MINUTE.ns, side=side)
                     bars = [bar for bar in _as_bars(rows) if bar.provider == name]
@@ -290,20 +360,18 @@ class Server:
 
     def _publish_bars(self, bars: BarBatch) -> None:
         if bars.side != "ask":
-            self.hub.publish_bars(bars, lambda number: self.pipeline.is_default_side(number, bars.side))
+            self.hub.publish_bars(
+                bars,
+                lambda number: (
+                    self.pipeline.is_default_side(number, bars.side) and self.desk.speaks(bars.provider, number)
+                ),
+            )
 
     async def _bars_are_written(self) -> None:
         """Holds back a recording that is read faster than its bars can be stored."""
         if self._writer.waiting > _BARS_WAITING_SOFT:
             while self._writer.waiting > _BARS_WAITING_SOFT // 2:
                 await self.clock.sleep(0.01)
-
-    def _quote_sources(self, symbol: str) -> list[tuple[str, QuoteRequest]]:
-        return [
-            (name, provider.quotes)
-            for name, provider in self._providers.by_name.items()
-            if provider.quotes is not None and name in self._runners and symbol in self._runners[name].wanted
-        ]
 
     def _remembers_minutes(self, name: str) -> bool:
         provider = self._providers.by_name.get(name)
@@ -340,11 +408,11 @@ class Server:
 
     def _observe_streams(self) -> None:
         watched = []
-        for name, runner in self._runners.items():
+        for name, provider in self._live.items():
             state = self.pipeline.sources[name]
-            if not state.event_time:
+            if provider.stream is not None and not state.event_time:
                 covered_ns = state.builder.covered_since_ns
-                watched.append(WatchedSource(name=name, covered_from_ns=covered_ns, wanted=runner.wanted))
+                watched.append(WatchedSource(name=name, covered_from_ns=covered_ns, wanted=self._wanted[name]))
         self._watch.observe(watched, self.clock.time_ns())
 
     def _note_silence(self) -> None:
@@ -383,21 +451,37 @@ class Server:
     def _is_kept(self, bars: BarBatch) -> bool:
         return bars.interval is _MINUTE or (bars.interval is _SECOND and self._keeps_1s())
 
-    def _source_changed(self, runner: SourceRunner) -> None:
-        state = self.pipeline.sources[runner.source.name]
-        reason = runner.reason or state.reason
-        self._note_outage(runner, connected=state.connected)
-        _logger.info("source %s: %s%s", runner.source.name, runner.state, f" ({reason})" if reason else "")
+    def _feed_changed(self, name: str) -> None:
+        state = self.pipeline.sources[name]
+        word, reason = self._feed_state(name)
+        _logger.info("source %s: %s%s", name, word, f" ({reason})" if reason else "")
         now = format_ns(self.clock.time_ns())
-        self.hub.broadcast(SourceStatusMessage(runner.source.name, state.connected, runner.state, reason, now))
+        self.hub.broadcast(SourceStatusMessage(name, state.connected, word, reason, now))
 
-    def _note_outage(self, runner: SourceRunner, *, connected: bool) -> None:
-        """What a stream missed while it was down is asked for when it is back."""
-        name = runner.source.name
-        if not connected:
-            self._down_ns.setdefault(name, self.clock.time_ns())
-        elif (down_ns := self._down_ns.pop(name, None)) is not None and self._remembers_minutes(name):
-            self._room.backfill.source_returned(runner.wanted.symbols, _MINUTE, down_ns)
+    def _feed_state(self, name: str) -> tuple[str, str | None]:
+        """In a word, and why."""
+        controller = self.desk.controllers.get(name)
+        runner = self._recording if controller is None else controller.runner
+        if controller is not None and (runner is None or controller.mode == "POLL"):
+            return ("polling", controller.last_error) if controller.mode == "POLL" else ("connecting", None)
+        assert runner is not None
+        state = self.pipeline.sources[name]
+        word = runner.state
+        if word in ("connecting", "streaming", "reconnecting"):  # the pipeline is told before the runner takes note
+            word = "streaming" if state.connected else "reconnecting" if state.reason is not None else "connecting"
+        return word, runner.reason or state.reason
+
+    def _switched(self, switch: LiveSwitch) -> None:
+        named = list(switch.symbols) if len(switch.symbols) <= SWITCHED_NAMED_MAX else None
+        at = format_ns(switch.at_ns)
+        self.hub.broadcast(
+            ProviderSwitchMessage(switch.old, switch.new, switch.reason, switch.detail, at, len(switch.symbols), named)
+        )
+
+    def _ask_for_hole(self, name: str, symbols: Sequence[str], since_ns: int) -> None:
+        """What a feed missed is asked for when it is back."""
+        if self._remembers_minutes(name):
+            self._room.backfill.source_returned(tuple(symbols), _MINUTE, since_ns)
 
     # --- what the doors ask --------------------------------------------------------------------------------
 
@@ -411,12 +495,8 @@ class Server:
             for symbol in self.pipeline.symbols.names:
                 if symbol not in self._infos:
                     row = self._latest.get(symbol)
-                    source = (
-                        self._runners[row.source].source
-                        if row is not None
-                        else next(iter(self._runners.values())).source
-                    )
-                    self._infos[symbol] = self._describe(symbol, source)
+                    name = self.desk.active(symbol) if row is None else row.source
+                    self._infos[symbol] = self._describe(symbol, self._live[name or next(iter(self._live))])
 
     def info(self, symbol: str) -> SymbolInfo:
         self._learn_symbols()
@@ -425,7 +505,7 @@ class Server:
             raise UnknownSymbol(symbol, self.pipeline.symbols.near(symbol))
         row = self._latest.get(symbol)
         if row is not None and row.source != found.source:
-            found = self._infos[symbol] = self._describe(symbol, self._runners[row.source].source)
+            found = self._infos[symbol] = self._describe(symbol, self._live[row.source])
         return found
 
     def symbol_number(self, symbol: str) -> int:
@@ -458,6 +538,7 @@ class Server:
         running = [
             bar
             for batch in self.pipeline.running_bars(_DAY, side, symbol)
+            if self.desk.speaks(batch.provider, self.symbol_number(symbol))
             for bar in batch.bars(0)
             if bar.ts_ns == day_ns
         ]
@@ -508,8 +589,11 @@ class Server:
         found: dict[int, Bar] = {}
         running = self.pipeline.running_bars(base, side, symbol)
         self._writer.put(self.pipeline.drain_bars())  # a bar just closed is neither running nor waiting yet
+        number = self.pipeline.symbols.get(symbol)
         for batch in (*self._writer.not_durable(), *running):
             if batch.interval is not base or batch.side != side:
+                continue
+            if number is not None and not self.desk.speaks(batch.provider, number):
                 continue
             rows = [i for i, name in enumerate(batch.symbols) if name == symbol]
             for bar in batch.take(np.array(rows, np.intp)).bars(now_ns) if rows else ():
@@ -522,7 +606,7 @@ class Server:
 
     def health(self) -> Health:
         now_ns = self.clock.time_ns()
-        sources = [self._status(name) for name in self._runners]
+        sources = [self._status(name) for name in self._live]
         store_error = self._writer.error
         store = PartState(
             kind=self._stores.kind,
@@ -567,20 +651,100 @@ class Server:
         )
 
     def _status(self, name: str) -> SourceStatus:
-        runner, state = self._runners[name], self.pipeline.sources[name]
+        controller, state = self.desk.controllers.get(name), self.pipeline.sources[name]
+        word, reason = self._feed_state(name)
         return SourceStatus(
             name=name,
-            connected=state.connected,
-            state=runner.state,
-            reason=runner.reason or state.reason,
-            simulated=runner.source.capabilities.simulated,
-            symbols=len(runner.wanted.symbols),
+            connected=state.connected or (word == "polling" and controller is not None and controller.polled_well),
+            state=word,
+            reason=reason,
+            simulated=self._live[name].capabilities.simulated,
+            symbols=len(self._wanted[name].symbols),
             ticks=state.ticks,
             accepted=state.accepted,
             quarantined=dict(state.quarantined),
             last_event=format_ns(state.newest_event_ns) if state.newest_event_ns else None,
             reconnects=state.disconnects,
         )
+
+    # --- providers -----------------------------------------------------------------------------------------
+
+    def acquire(self, symbol: str) -> int:
+        known = self.pipeline.symbols.get(symbol)
+        if known is not None and self._recording is not None and symbol in self._recording.wanted:
+            return known
+        number = self.desk.acquire(symbol)
+        if symbol not in self._infos:
+            self._learn_symbols()
+        return number
+
+    def release(self, symbol: str) -> None:
+        self.desk.release(symbol)
+
+    def live_counts(self) -> dict[str, int]:
+        """Symbols that are shown from each provider."""
+        counts = dict.fromkeys(self._live, 0)
+        for symbol in self.pipeline.symbols.names:
+            name = self.desk.active(symbol)
+            if name is not None:
+                counts[name] += 1
+        return counts
+
+    def cadence(self) -> tuple[bool, list[tuple[str, int, dict[str, Any]]]]:
+        members = Counter(i.tier for i in self._room.universe.instruments if i.active)
+        cadence = msgspec.to_builtins(self.config.sweep.cadence)
+        return self.config.sweep.enabled, [(tier, members[tier], cadence.get(tier, {})) for tier in get_args(Tier)]
+
+    def symbol_mappings(self, part: str, provider: str | None) -> list[tuple[str, str, str]]:
+        """(ours, provider, theirs) of the tables of providers and of all symbols that are known here, where `part` is
+        in one of the names."""
+        if provider is not None:
+            provider = provider_entry(provider).name
+            if provider not in self._providers.by_name:
+                raise InvalidInput("provider", provider, f"one of {', '.join(self._providers.by_name)}")
+        part = part.casefold()
+        symbols = {*self.pipeline.symbols.names, *(i.symbol for i in self._room.universe.instruments)}
+        found: list[tuple[str, str, str]] = []
+        for name, of in self._providers.by_name.items():
+            if provider not in (None, name):
+                continue
+            pairs = dict(of.symbols)
+            for symbol in symbols - pairs.keys():
+                theirs = of.symbols.to_provider(symbol)
+                if theirs is not None:
+                    pairs[symbol] = theirs
+            found += [(o, name, t) for o, t in pairs.items() if part in o.casefold() or part in t.casefold()]
+        return found
+
+    async def reload(self, *, apply: bool) -> tuple[list[str], list[str]]:
+        """See `app.reload`."""
+        if self._load is None:
+            raise InvalidInput("configuration", None, "a server that was started from a file or the environment")
+        wanted = Reload(self.config, await asyncio.to_thread(self._load), self.router)
+        if apply:
+            await self._take_up(wanted)
+        return wanted.changed, wanted.needs_restart
+
+    async def _take_up(self, reload: Reload) -> None:
+        """All of it, or nothing."""
+        built = Providers(reload.rebuilt_config, self.clock, self.metrics, budget_of=self.router.budget_of)
+        after = {**self._everyone, **built.by_name}
+        retired = self.router.replace(config=reload.config.routing, providers=tuple(after.values()))
+        self._everyone = after
+        self._providers.take_up(built)
+        self._room.take_up(built.by_name)
+        for name, provider in built.by_name.items():
+            if name in self._live:
+                self._live[name] = self._with_faults(provider)
+                await self.desk.replace(self._live[name])
+        for name, symbols in reload.symbols.items():
+            if name in self._live:
+                self.desk.set_symbols(name, symbols)
+            for symbol in symbols:
+                self._infos.setdefault(symbol, self._describe(symbol, self._live[name]))
+        self.config = reload.config
+        for provider in retired:
+            await provider.close()
 
 
 def _as_bars(rows: pa.Table) -> list[Bar]:

@@ -9,19 +9,22 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from marketd.clock import Clock, SystemClock
 from marketd.config import Config
 from marketd.errors import InvalidInput
 from marketd.model import Quote, TickBatch, Trade
+from marketd.routing import QuotaMemory, Router
 from marketd.sources.coinbase.parse import parse_message
 from marketd.sources.contract import Provider, ProviderDeps, RawTap, Source, Subscriptions
 from marketd.sources.http import RequestBudget
 from marketd.sources.registry import provider_entry
-from marketd.sources.replay import Recorder, ReplaySource
-from marketd.sources.simulator import SimulatedSymbol, SimulatorConfig, SimulatorSource
+from marketd.sources.replay import Recorder, replay_provider
+from marketd.sources.simulator import SimulatedSymbol, SimulatorConfig, simulator_provider
 from marketd.telemetry import Metrics
 
-__all__ = ["Providers", "build_sources", "record"]
+__all__ = ["Providers", "live_providers", "record", "routed_providers"]
 
 
 class Providers:
@@ -40,27 +43,59 @@ class Providers:
         budget_of: Callable[[str], RequestBudget] | None = None,
         taps: Mapping[str, RawTap] | None = None,
     ) -> None:
-        self.by_name: dict[str, Provider] = {}
-        for name, settings in config.sources.providers.items():
-            deps = ProviderDeps(
-                clock=clock,
-                metrics=metrics,
-                budget=None if budget_of is None else budget_of(name),
-                tap=(taps or {}).get(name),
-            )
-            self.by_name[name] = provider_entry(name).build(settings, deps)
+        self._config, self._clock, self._metrics = config, clock, metrics
+        self._budget_of = budget_of
+        self._taps = taps or {}
+        self._spare: list[Provider] = []
+        self.by_name: dict[str, Provider] = {name: self._built(name) for name in config.sources.providers}
+
+    def _built(self, name: str) -> Provider:
+        deps = ProviderDeps(
+            clock=self._clock,
+            metrics=self._metrics,
+            budget=None if self._budget_of is None else self._budget_of(name),
+            tap=self._taps.get(name),
+        )
+        return provider_entry(name).build(self._config.sources.providers[name], deps)
+
+    def renew(self, name: str) -> Provider:
+        """Another one of the same settings, for its stream: it is closed with the others."""
+        provider = self._built(name)
+        self._spare.append(provider)
+        return provider
+
+    def take_up(self, others: Providers) -> None:
+        """Those of another set come in place of those of the same name; what was there is for the caller to close."""
+        self.by_name.update(others.by_name)
+        providers = {**self._config.sources.providers, **others._config.sources.providers}
+        sources = msgspec.structs.replace(self._config.sources, providers=providers)
+        self._config = msgspec.structs.replace(self._config, sources=sources)
 
     async def aclose(self) -> None:
-        for provider in self.by_name.values():
+        for provider in (*self.by_name.values(), *self._spare):
             await provider.close()
 
 
-def build_sources(config: Config, clock: Clock, providers: Providers) -> list[tuple[Source, Subscriptions]]:
-    """What streams, and what is wanted of each at first: the simulator, the providers, the recording.
+def routed_providers(
+    config: Config, clock: Clock, metrics: Metrics, memory: QuotaMemory | None = None
+) -> tuple[Providers, Router]:
+    """The configured providers, and the router that asks them. memory: where their quotas outlive the process."""
+
+    def alias(name: str) -> str:
+        return name if name in ("simulator", "replay") else provider_entry(name).name
+
+    router = Router((), config.routing, clock, metrics, memory, alias=alias)
+    providers = Providers(config, clock, metrics, budget_of=router.budget_of)
+    router.replace(providers=tuple(providers.by_name.values()))
+    return providers, router
+
+
+def live_providers(config: Config, clock: Clock, providers: Providers) -> list[Provider]:
+    """What can be shown live: the simulator, the configured providers that stream or give quotes, the recording.
 
     Raises InvalidInput for a recording that cannot be replayed.
     """
-    built: list[tuple[Source, Subscriptions]] = []
+    found: list[Provider] = []
     scenarios = config.market_data.scenarios
     if scenarios:
         simulator = SimulatorConfig(
@@ -72,16 +107,11 @@ def build_sources(config: Config, clock: Clock, providers: Providers) -> list[tu
             },
             seed=config.market_data.seed,
         )
-        built.append((SimulatorSource(simulator, clock), Subscriptions(scenarios)))
-    built += [
-        (provider.stream, Subscriptions(provider.stream_symbols))
-        for provider in providers.by_name.values()
-        if provider.stream is not None
-    ]
+        found.append(simulator_provider(simulator, clock))
+    found += [p for p in providers.by_name.values() if p.stream is not None or p.quotes is not None]
     if config.sources.replay is not None:
-        replay = ReplaySource(config.sources.replay, clock, {"coinbase": parse_message})
-        built.append((replay, Subscriptions(replay.symbols)))
-    return built
+        found.append(replay_provider(config.sources.replay, clock, {"coinbase": parse_message}))
+    return found
 
 
 async def record(
@@ -97,7 +127,11 @@ async def record(
         recorder = await stack.enter_async_context(Recorder(out, clock))
         taps = {name: recorder.tap(name) for name in config.sources.providers}
         providers = await stack.enter_async_context(contextlib.aclosing(Providers(config, clock, Metrics(), taps=taps)))
-        chosen = build_sources(config, clock, providers)
+        chosen = [
+            (provider.stream, Subscriptions(provider.stream_symbols))
+            for provider in live_providers(config, clock, providers)
+            if provider.stream is not None
+        ]
         known = [source.name for source, _ in chosen]
         for name in names:
             if name not in known:

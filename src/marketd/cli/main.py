@@ -85,19 +85,24 @@ def serve(
     if more_files and not replay:
         raise click.UsageError(f"unexpected argument {more_files[0]!r}; files to replay follow --replay")
     _start_logging(log_level)
-    config = load_config(config_path)
-    given = {"host": host, "port": port, "data_dir": None if data_dir is None else str(data_dir)}
-    merged = msgspec.to_builtins(config.server) | {k: v for k, v in given.items() if v is not None}
-    config = msgspec.structs.replace(config, server=ServerConfig(**merged))
-    if replay:
+
+    def load() -> Config:
+        config = load_config(config_path)
+        given = {"host": host, "port": port, "data_dir": None if data_dir is None else str(data_dir)}
+        merged = msgspec.to_builtins(config.server) | {k: v for k, v in given.items() if v is not None}
+        config = msgspec.structs.replace(config, server=ServerConfig(**merged))
+        if not replay:
+            return config
         files = (*replay, *more_files)
-        config = _with_replay(config, files, speed, shift=shift, loop=loop, alone=config_path is None)
-    elif config.demo:
+        return _with_replay(config, files, speed, shift=shift, loop=loop, alone=config_path is None)
+
+    config = load()
+    if config.demo:
         click.echo(
             "No --config given: serving the demo (simulated AAPL, TSLA, SPY; live crypto where it can be reached)."
         )
     try:
-        _run(config)
+        _run(config, load)
     except ConfigError:
         raise
     except InvalidInput as error:  # what only using it could show, such as a recording that is not there
@@ -122,7 +127,7 @@ def _with_replay(config: Config, files: Sequence[str], speed: str, *, shift: boo
     return msgspec.structs.replace(config, sources=msgspec.structs.replace(config.sources, replay=replay))
 
 
-def _run(config: Config) -> None:
+def _run(config: Config, load: Callable[[], Config]) -> None:
     from marketd.app import Server, listen
     from marketd.app import serve as serve_forever
 
@@ -132,7 +137,7 @@ def _run(config: Config) -> None:
     except OSError as error:
         raise _CannotStart(f"cannot listen on {host}:{port}: {error.strerror}") from error
     try:
-        server = Server(config)
+        server = Server(config, load=load)
         shown = f"[{host}]" if ":" in host else host
         click.echo(
             f"marketd {__version__} on http://{shown}:{listener.getsockname()[1]}  (data in {config.server.data_dir})"

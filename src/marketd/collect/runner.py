@@ -40,6 +40,8 @@ class SourceRunner:
         self.wanted = wanted
         self.state = "connecting"
         self.reason: str | None = None
+        self.error: Exception | None = None
+        """What brought it down, in the states rejected and failed."""
         self._take = take
         self._connected = connected
         self._on_change = on_change
@@ -76,9 +78,11 @@ class SourceRunner:
             raise
         except SourceRejected as error:
             _logger.error("%s", error)  # noqa: TRY400 - it says all there is
+            self.error = error
             self._down("rejected", str(error))
         except Exception as error:
             _logger.exception("source %s failed", name)
+            self.error = error
             self._down("failed", f"{type(error).__name__}: {error}")
 
     def _down(self, state: str, reason: str) -> None:

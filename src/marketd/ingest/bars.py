@@ -12,7 +12,7 @@ One builder serves one source; symbols are its own small integers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import msgspec
@@ -444,6 +444,14 @@ class BarBuilder:
     def covered_since_ns(self) -> int | None:
         """Since when every tick is seen, None while some are being missed."""
         return None if self._covered_from_ns == _FOREVER else self._covered_from_ns
+
+    def watched_from(self, symbols: Iterable[str], time_ns: int | None) -> None:
+        """The same for some symbols: those subscribed later than others, or no longer."""
+        ids = [self._symbols.add(symbol) for symbol in symbols]
+        since = np.full(len(self._symbols), _FOREVER)
+        since[: len(self._since_ns)] = self._since_ns
+        since[ids] = _FOREVER if time_ns is None else time_ns
+        self._since_ns = since
 
     def seed(self, bars: Sequence[Bar]) -> None:
         """Go on from bars of 1 m that an earlier run left unfinished."""

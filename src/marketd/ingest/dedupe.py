@@ -24,7 +24,7 @@ _VALUES = ("bid", "ask", "bid_size", "ask_size", "last", "last_size", "volume")
 
 
 class Deduper:
-    """Remembers, per symbol, the last row with a book and the last trade number."""
+    """Remembers, per symbol, the last row with a book and the last trade number. One for each source."""
 
     def __init__(self) -> None:
         self._size = 0

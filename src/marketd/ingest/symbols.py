@@ -10,6 +10,8 @@ import numpy.typing as npt
 __all__ = ["SymbolTable"]
 
 
+_TRANSLATIONS_KEPT = 32
+"""One a source that reuses its tuple; those of sources that never do come and go."""
 _NAME_LONGEST = 100
 """Longer names resemble no symbol, and comparing them takes long."""
 
@@ -20,7 +22,8 @@ class SymbolTable:
     def __init__(self) -> None:
         self._id_by_name: dict[str, int] = {}
         self.names: list[str] = []
-        self._translation: tuple[tuple[str, ...], npt.NDArray[np.intp]] | None = None
+        self._translations: dict[int, tuple[tuple[str, ...], npt.NDArray[np.intp]]] = {}
+        """By identity of the tuple, which is held here: while it is, no other has its identity."""
 
     def __len__(self) -> int:
         return len(self.names)
@@ -37,11 +40,13 @@ class SymbolTable:
         return number
 
     def translate(self, symbols: tuple[str, ...], index: npt.NDArray[np.int32]) -> npt.NDArray[np.intp]:
-        """Numbers of the rows of a batch. Cheap while a source hands over the same tuple object."""
-        known = self._translation
-        if known is None or known[0] is not symbols:
+        """Numbers of the rows of a batch. Cheap while sources hand over the same tuple objects."""
+        known = self._translations.get(id(symbols))
+        if known is None:
+            if len(self._translations) >= _TRANSLATIONS_KEPT:
+                self._translations.clear()
             known = (symbols, np.fromiter((self.add(s) for s in symbols), np.intp, len(symbols)))
-            self._translation = known
+            self._translations[id(symbols)] = known
         return known[1][index]
 
     def near(self, name: str, count: int = 3) -> list[str]:

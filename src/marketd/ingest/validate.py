@@ -17,7 +17,7 @@ from marketd.model import BOOK, LAST, TickBatch
 from marketd.model.ticks import TRADE
 from marketd.model.time import NS_PER_MS
 
-__all__ = ["CROSSED", "LOCKED", "REASONS", "ValidationConfig", "Validator"]
+__all__ = ["CROSSED", "LOCKED", "REASONS", "ValidationConfig", "Validator", "book_marks"]
 
 U8 = npt.NDArray[np.uint8]
 
@@ -48,6 +48,14 @@ class ValidationConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
             raise InvalidInput("jump_confirmations", self.jump_confirmations, "a whole number from 1")
         if self.max_future_ms < 0:
             raise InvalidInput("max_future_ms", self.max_future_ms, "milliseconds, 0 or more")
+
+
+def book_marks(batch: TickBatch) -> U8:
+    """`CROSSED`/`LOCKED` of each row."""
+    book = (batch.flags & BOOK) > 0
+    crossed, locked = (batch.bid > batch.ask) & book, (batch.bid == batch.ask) & book
+    marks: U8 = crossed.astype(np.uint8) * CROSSED + locked.astype(np.uint8) * LOCKED
+    return marks
 
 
 class Validator:
@@ -89,9 +97,7 @@ class Validator:
         if self._config.max_jump is not None:
             self._check_jumps(ids, price, reasons, self._config.max_jump)
 
-        book = (flags & BOOK) > 0
-        marks = ((bid > ask) & book).astype(np.uint8) * CROSSED + ((bid == ask) & book).astype(np.uint8) * LOCKED
-        return (reasons if reasons.any() else None), marks
+        return (reasons if reasons.any() else None), book_marks(batch)
 
     def _exempt(self, symbols: tuple[str, ...]) -> list[int]:
         if self._exempt_of is None or self._exempt_of[0] is not symbols:

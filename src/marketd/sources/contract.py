@@ -288,6 +288,10 @@ class ActionHistory(Protocol):
         ...
 
 
+def _none(_: str) -> None:
+    return None
+
+
 async def _nothing() -> None:
     pass
 
@@ -312,6 +316,15 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
     actions: ActionHistory | None = None
     venue: str | None = None
     close: Callable[[], Awaitable[None]] = _nothing
+
+    @classmethod
+    def streaming(cls, source: Source, symbols: Iterable[str]) -> Provider:
+        """A provider that has these symbols and no others, by our names, and can only stream."""
+        known = tuple(dict.fromkeys(symbols))
+        table = SymbolMap({symbol: symbol for symbol in known}, to_provider=_none, from_provider=_none)
+        return cls(
+            name=source.name, capabilities=source.capabilities, symbols=table, stream=source, stream_symbols=known
+        )
 
 
 class ProviderDeps(msgspec.Struct, frozen=True, kw_only=True):

@@ -22,9 +22,9 @@ __all__ = ["BUILT_IN", "GROUP", "provider_entry", "provider_names"]
 
 GROUP = "marketd.sources"
 
-BUILT_IN = ("coinbase", "futu", "ig", "xts", "yahoo")
+BUILT_IN = ("alphavantage", "binance", "coinbase", "finnhub", "fred", "futu", "ig", "kraken", "xts", "yahoo")
 """Those of this package: each a folder beside this file."""
-_ALIASES = {"yfinance": "yahoo"}
+_ALIASES = {"alfred": "fred", "yfinance": "yahoo"}
 
 
 @cache

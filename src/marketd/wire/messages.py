@@ -12,12 +12,14 @@ __all__ = [
     "CHANNELS",
     "DEFAULT_FIELDS",
     "FIELDS",
+    "SWITCHED_NAMED_MAX",
     "BarValues",
     "ClientMessage",
     "ErrorBody",
     "ErrorMessage",
     "Lag",
     "Pong",
+    "ProviderSwitchMessage",
     "SingleBarUpdate",
     "SingleQuoteUpdate",
     "SourceStatusMessage",
@@ -48,6 +50,9 @@ FIELDS = (
     "stale",
 )
 """What `fields` of a subscription may name; symbol, seq and timestamp are in every quote."""
+
+SWITCHED_NAMED_MAX = 200
+"""Symbols that a `provider_switch` names: it goes to every client."""
 
 DEFAULT_FIELDS = tuple(f for f in FIELDS if f != "midPrice")
 
@@ -177,6 +182,19 @@ class SourceStatusMessage(msgspec.Struct, tag_field="type", tag="source_status")
     state: str
     reason: str | None
     time: str
+
+
+class ProviderSwitchMessage(msgspec.Struct, tag_field="type", tag="provider_switch"):
+    """Quotes of these symbols come from another provider now. symbols: null for more than `SWITCHED_NAMED_MAX`; count:
+    how many."""
+
+    old: str | None
+    new: str | None
+    reason: str
+    detail: str | None
+    at: str
+    count: int
+    symbols: list[str] | None
 
 
 class ErrorBody(msgspec.Struct, omit_defaults=True):

@@ -17,7 +17,7 @@ def _build(config: CoinbaseConfig, deps: ProviderDeps) -> Provider:
     from marketd.sources.coinbase.feed import CoinbaseSource
     from marketd.sources.coinbase.history import CoinbaseHistory, http_client
     from marketd.sources.coinbase.quotes import CoinbaseQuotes
-    from marketd.sources.coinbase.symbols import product_id
+    from marketd.sources.coinbase.symbols import product_or_none
     from marketd.sources.symbols import SymbolMap
 
     http = http_client(config, deps.clock, budget=deps.budget, metrics=deps.metrics)
@@ -25,7 +25,7 @@ def _build(config: CoinbaseConfig, deps: ProviderDeps) -> Provider:
     return Provider(
         name=ENTRY.name,
         capabilities=source.capabilities,
-        symbols=SymbolMap(to_provider=product_id),
+        symbols=SymbolMap(to_provider=product_or_none, from_provider=product_or_none),
         stream=source,
         stream_symbols=config.symbols,
         quotes=CoinbaseQuotes(http, deps.clock),

@@ -1,7 +1,7 @@
 """The live side of Coinbase Exchange: one WebSocket, ticker and matches and heartbeats, no hole unsaid.
 
-Owns the socket, the watchdog, the subscriptions and the refilling of lost trades. Refuses to understand
-payloads (`parse`) or to judge order (`sequence`). Symbols that the exchange does not know are told once and
+Owns the socket, the watchdog and the subscriptions. Refuses to understand payloads (`parse`) or to judge order
+(`sources.sequence`). Symbols that the exchange does not know are told once and
 left out; the others go on.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 import re
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from typing import Literal
 
@@ -19,7 +19,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidProxy, InvalidURI
 
 from marketd.clock import Clock
-from marketd.errors import SourceError, SourceRejected, SourceUnavailable
+from marketd.errors import SourceRejected, SourceUnavailable
 from marketd.model import Quarantined, SourceEvent, Trade
 from marketd.model.time import NS_PER_S
 from marketd.sources.coinbase.config import CoinbaseConfig
@@ -30,16 +30,16 @@ from marketd.sources.coinbase.parse import (
     LastMatch,
     Match,
     ProviderError,
-    RestTrade,
     Ticker,
     match_text,
+    parse_message,
     read_message,
 )
-from marketd.sources.coinbase.sequence import TradeSequence
 from marketd.sources.coinbase.symbols import product_id
 from marketd.sources.contract import Capabilities, Limit, RawTap, Subscriptions
 from marketd.sources.http import USER_AGENT, HttpClient
 from marketd.sources.reconnect import Batches, reconnecting
+from marketd.sources.refill import TradeRefill
 
 __all__ = ["CoinbaseSource"]
 
@@ -110,16 +110,8 @@ class CoinbaseSource:
                 await http.close()
 
 
-class _Refilled(msgspec.Struct, frozen=True):
-    """What a refill brought, oldest first, of the ids it asked for, and why not more."""
-
-    ids: range
-    trades: list[RestTrade]
-    reason: str
-
-
 class _Feed:
-    """What outlives a connection (`_sequences`, `_unknown`) and one connection at a time."""
+    """What outlives a connection (`_trades`, `_unknown`) and one connection at a time."""
 
     def __init__(
         self,
@@ -135,9 +127,19 @@ class _Feed:
         self._tap = tap
         self._http = http
         self._wanted = wanted
-        self._rng = rng
-        self._sequences: dict[str, TradeSequence] = {}
         self._unknown: set[str] = set()
+        self._trades = TradeRefill(
+            NAME,
+            clock=clock,
+            pages=self._trade_pages,
+            read=parse_message,
+            max_trades=config.refill_max_trades,
+            attempts=config.refill_attempts,
+            retry=config.reconnect,
+            rng=rng,
+            tap=tap,
+            woken=self._woken,
+        )
         self._reset()
 
     def _reset(self) -> None:
@@ -148,9 +150,11 @@ class _Feed:
         self._inbox: list[tuple[int, str]] = []
         self._heard_ns = self._clock.monotonic_ns()
         self._mute = False
-        self._refills: dict[str, asyncio.Task[_Refilled]] = {}
         self._wake = asyncio.Event()
         self._room = asyncio.Event()
+
+    def _woken(self) -> None:
+        self._wake.set()
 
     def _products(self) -> dict[str, None]:
         """What is wanted now and not known to be unknown."""
@@ -175,12 +179,10 @@ class _Feed:
                 task.add_done_callback(lambda _: self._wake.set())
             yield self._batches(socket, tasks)
         finally:
-            jobs = [*tasks, *self._refills.values()]
-            for job in jobs:
-                job.cancel()
-            await asyncio.gather(*jobs, return_exceptions=True)
-            for sequence in self._sequences.values():
-                sequence.disconnected()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self._trades.disconnected()
             await socket.close()
 
     async def _open(self) -> ClientConnection:
@@ -251,7 +253,7 @@ class _Feed:
             refused: list[ProviderError] = []
             for time_received_ns, text in inbox:
                 events += self._receive(text, time_received_ns, refused)
-            events += self._collect_refills()
+            events += self._trades.collect()
             for error in refused:
                 left_out = await self._leave_out(error)
                 if left_out and self._active:
@@ -274,20 +276,12 @@ class _Feed:
         new = [product for product in products if product not in self._active]
         self._active = products
         for product in gone:
-            self._forget(product)
-        for product in new:
-            self._sequences.setdefault(product, TradeSequence())
+            self._trades.forget(product)
         if gone:
             await self._send(socket, "unsubscribe", gone)
         if new:
             self._heard_ns = self._clock.monotonic_ns()
             await self._send(socket, "subscribe", new)
-
-    def _forget(self, product: str) -> None:
-        self._sequences.pop(product, None)
-        refill = self._refills.pop(product, None)
-        if refill is not None:
-            refill.cancel()
 
     async def _send(
         self, socket: ClientConnection, action: Literal["subscribe", "unsubscribe"], products: Iterable[str]
@@ -307,16 +301,16 @@ class _Feed:
             case Ticker(product_id=product):
                 return events if product in self._active else []
             case Match(product_id=product) if product in self._active:
-                sequence = self._sequences[product]
+                sequence = self._trades.sequence(product)
                 released = [trade for event in events if isinstance(event, Trade) for trade in sequence.trade(event)]
-                self._refill(product, sequence)
+                self._trades.check(product)
                 return [*released]
             case LastMatch(product_id=product, trade_id=trade_id) if product in self._active:
-                self._sequences[product].anchor(trade_id)
-                self._refill(product, self._sequences[product])
+                self._trades.sequence(product).anchor(trade_id)
+                self._trades.check(product)
             case Heartbeat(product_id=product, last_trade_id=trade_id) if product in self._active:
-                self._sequences[product].heartbeat(trade_id)
-                self._refill(product, self._sequences[product])
+                self._trades.sequence(product).heartbeat(trade_id)
+                self._trades.check(product)
             case ProviderError() if "subscribe" in message.message.lower():
                 refused.append(message)
             case ProviderError() | None:
@@ -339,72 +333,14 @@ class _Feed:
         for product in sorted(named & self._active.keys()):
             self._unknown.add(product)
             del self._active[product]
-            self._forget(product)
+            self._trades.forget(product)
             events.append(self._quarantined("unknown_symbol", f"{product}: {error.text}", product))
         return events
 
-    def _refill(self, product: str, sequence: TradeSequence) -> None:
-        """Start to fetch what is missing, unless that is under way."""
-        if sequence.missing is None or product in self._refills:
-            return
-        ids = sequence.missing
-        newest = ids[-self._config.refill_max_trades :] if self._config.refill_max_trades else ids[:0]
-        task = asyncio.create_task(self._fetch(product, newest))
-        task.add_done_callback(lambda _: self._wake.set())
-        self._refills[product] = task
-
-    async def _fetch(self, product: str, ids: range) -> _Refilled:
-        found: dict[int, RestTrade] = {}
-        reason = "the exchange does not have them"
-        for attempt in range(self._config.refill_attempts):
-            if attempt:
-                await self._clock.sleep(self._config.reconnect.delay_s(attempt - 1, self._rng))
-            try:
-                async with aclosing(trade_pages(self._http, product, ids)) as pages:
-                    async for page in pages:
-                        found.update((trade.trade_id, trade) for trade in page)
-            except SourceError as error:
-                reason = error.reason
-                break  # the client tried again already
-            if len(found) == len(ids):
-                break
-        return _Refilled(ids, [found[trade_id] for trade_id in sorted(found)], reason)
-
-    def _collect_refills(self) -> list[SourceEvent]:
-        """Hand on what finished refills brought, and what they could not bring."""
-        events: list[SourceEvent] = []
-        for product, task in list(self._refills.items()):
-            sequence = self._sequences[product]
-            crowded = len(sequence.held) > self._config.refill_max_trades
-            if not task.done() and not crowded:
-                continue
-            del self._refills[product]
-            if task.done():
-                refilled = task.result()
-            else:
-                task.cancel()
-                refilled = _Refilled(range(0), [], f"more than {self._config.refill_max_trades} trades came meanwhile")
-            time_received_ns = self._clock.time_ns()
-            fetched: list[Trade] = []
-            for row in refilled.trades:
-                text = match_text(product, row)
-                if self._tap is not None:
-                    self._tap(time_received_ns, text)
-                for event in read_message(text, time_received_ns)[1]:
-                    if isinstance(event, Trade):
-                        fetched.append(event)
-                    else:
-                        events.append(event)
-            released, given_up = sequence.fill(fetched)
-            for ids in given_up:
-                beyond = bool(refilled.ids) and ids.start < refilled.ids.start
-                reason = f"only the newest {len(refilled.ids)} are fetched" if beyond else refilled.reason
-                detail = f"{product}: trades {ids.start} to {ids.stop - 1} were lost: {reason}"
-                events.append(self._quarantined("trades_missing", detail, product))
-            # held trades are taken up only now, and receive times of a stream never go back
-            events += [msgspec.structs.replace(trade, time_received_ns=time_received_ns) for trade in released]
-            self._refill(product, sequence)
-        return events
+    async def _trade_pages(self, product: str, ids: range) -> AsyncGenerator[Mapping[int, str], None]:
+        async with aclosing(trade_pages(self._http, product, ids)) as pages:
+            async for page in pages:
+                yield {trade.trade_id: match_text(product, trade) for trade in page}
 
     def _quarantined(self, reason: str, detail: str, symbol: str) -> Quarantined:
         return Quarantined(

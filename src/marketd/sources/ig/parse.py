@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, date, datetime, time, timedelta, timezone, tzinfo
 from decimal import Decimal
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -135,6 +135,9 @@ class Price(msgspec.Struct, frozen=True):
     ask: float | None = None
 
 
+Ticks = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+
+
 # {"snapshotTime":"2020/09/01 05:00:00","snapshotTimeUTC":"2020-09-01T04:00:00",
 #  "openPrice":{"bid":1992.7,"ask":1993.3,"lastTraded":null},"closePrice":{…},"highPrice":{…},"lowPrice":{…},
 #  "lastTradedVolume":202326}
@@ -146,7 +149,7 @@ class PriceRow(msgspec.Struct, frozen=True, rename="camel"):
     high_price: Price
     low_price: Price
     close_price: Price
-    last_traded_volume: int | None = None
+    last_traded_volume: Ticks | None = None
 
 
 class Allowance(msgspec.Struct, frozen=True, rename="camel"):

@@ -2,7 +2,8 @@
 
 from marketd.sources.replay.config import ReplayConfig, ReplayFile
 from marketd.sources.replay.feed import ReplaySource
+from marketd.sources.replay.provider import replay_provider
 from marketd.sources.replay.record import Recorder
 from marketd.sources.replay.recording import Decoder
 
-__all__ = ["Decoder", "Recorder", "ReplayConfig", "ReplayFile", "ReplaySource"]
+__all__ = ["Decoder", "Recorder", "ReplayConfig", "ReplayFile", "ReplaySource", "replay_provider"]

@@ -17,16 +17,34 @@ import msgspec
 import numpy as np
 
 from marketd.clock import Clock
-from marketd.model import Connected, Disconnected, Ended, Quarantined, SourceEvent, TickBatch
+from marketd.model import (
+    BOOK,
+    INTERVALS,
+    LAST,
+    Connected,
+    Disconnected,
+    Ended,
+    Quarantined,
+    Quote,
+    SourceEvent,
+    TickBatch,
+)
 from marketd.model.ticks import I64, NO_TRADE_ID
+from marketd.model.time import NS_PER_S
 from marketd.sources.contract import Capabilities, Subscriptions
 from marketd.sources.replay.config import ReplayConfig
 from marketd.sources.replay.merge import cut, merge, window
-from marketd.sources.replay.readers import open_file
+from marketd.sources.replay.readers import FileReader, open_file
 from marketd.sources.replay.recording import Decoder
 from marketd.sources.replay.rows import NAME, NO_TIME, Asides, Rows, SymbolTable
 
-__all__ = ["ReplaySource"]
+__all__ = ["BARS", "ReplaySource"]
+
+BARS = tuple(interval.name for interval in INTERVALS if interval.ns >= 60 * NS_PER_S)
+"""Of which a recording can tell, if its own rows are no coarser."""
+_BOOK_FIELDS = ("bid", "ask", "bid_size", "ask_size")
+_LAST_FIELDS = ("last", "volume")
+_END_NS = 2**63 - 1
 
 _BLOCK_BYTES_MIN = 1 << 16
 _BLOCK_BYTES_MAX = 1 << 20
@@ -60,6 +78,8 @@ class ReplaySource:
         self._allowed_all = False
         self._followed = -1
         self._refused: set[str] = set()
+        self._told_ns = NO_TIME if config.start_ns is None else config.start_ns
+        self._latest = _Latest()
 
     @property
     def name(self) -> str:
@@ -73,7 +93,15 @@ class ReplaySource:
         return Capabilities(
             stream_quotes=quote_bars or bool(kinds & {"quotes", "ticks", "recording"}),
             stream_trades=trade_bars or bool(kinds & {"trades", "ticks", "recording"}),
+            quotes=self._config.times == "kept",
+            bars=BARS if self._config.times == "kept" else (),
+            quotes_per_request=1_000,
         )
+
+    @property
+    def files(self) -> Sequence[FileReader]:
+        """Each can be read from its start, whatever the stream does."""
+        return self._files
 
     @property
     def symbols(self) -> tuple[str, ...]:
@@ -96,6 +124,17 @@ class ReplaySource:
     def position(self) -> int | None:
         """Running event time of the last row handed over, ns; None before the first."""
         return self._position
+
+    @property
+    def told_ns(self) -> int:
+        """Up to which event time it has told everything, ns: all that is earlier is the past. It goes back when the
+        replay does. Once the replay is over: the end of time, or `ReplayConfig.end`."""
+        return self._told_ns
+
+    def latest(self, symbol: str) -> Quote | None:
+        """What was told last of a symbol's book and price since the start, the last seek or the last round; also of one
+        that is not wanted."""
+        return self._latest.quote(symbol, self._table.position(symbol)) if symbol in self._table else None
 
     @property
     def paused(self) -> bool:
@@ -164,14 +203,17 @@ class ReplaySource:
                     await self._wait(None, wanted)
                 if self._seek_ns is not None:
                     from_ns, self._seek_ns = self._seek_ns, None
+                    self._forget(from_ns)
                     yield self._break(f"moved to another time of the recording ({from_ns} ns)")
                 elif config.loop and pace.started:
                     from_ns = config.start_ns
                     await self._wait(pace.gap_s(rows_seen), wanted)
                     if config.times == "kept":
+                        self._forget(from_ns)
                         yield self._break("the recording starts over")
                 else:
                     break
+            self._told_ns = _END_NS if config.end_ns is None else config.end_ns
             yield [Ended(source=NAME, time_received_ns=self._clock.time_ns())]
         finally:
             if upcoming is not None:
@@ -237,8 +279,15 @@ class ReplaySource:
             for symbol in unknown
         ]
 
+    def _forget(self, from_ns: int | None) -> None:
+        self._told_ns = NO_TIME if from_ns is None else from_ns
+        self._latest.clear()
+
     def _out(self, rows: Rows, pace: _Pace) -> list[SourceEvent]:
-        self._position = int(rows.key[-1]) if rows.key[-1] != NO_TIME else self._position
+        if rows.key[-1] != NO_TIME:
+            self._position = self._told_ns = int(rows.key[-1])
+        if self._config.times == "kept":
+            self._latest.add(rows, len(self._table.names))
         out: list[SourceEvent] = []
         if not self._allowed_all:
             rows = rows.take(self._allowed[rows.symbol_index] | (rows.flags == 0)) if len(self._allowed) else rows
@@ -279,6 +328,48 @@ class ReplaySource:
             volume=rows.volume,
             trade_id=rows.trade_id if (rows.trade_id != NO_TRADE_ID).any() else None,
         )
+
+
+class _Latest:
+    """What was told last, of symbols by their position in the table."""
+
+    def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        self._values = np.full((len(_BOOK_FIELDS) + len(_LAST_FIELDS), 0), np.nan)
+        self._times = np.full((2, 0), NO_TIME)
+
+    def add(self, rows: Rows, symbols: int) -> None:
+        """The last row of each symbol that states a book, and the last that states a price."""
+        new = symbols - self._times.shape[1]
+        if new > 0:
+            self._values = np.pad(self._values, ((0, 0), (0, new)), constant_values=np.nan)
+            self._times = np.pad(self._times, ((0, 0), (0, new)), constant_values=NO_TIME)
+        for flag, fields, place in ((BOOK, _BOOK_FIELDS, 0), (LAST, _LAST_FIELDS, len(_BOOK_FIELDS))):
+            stating = np.flatnonzero(rows.flags & flag)
+            if not len(stating):
+                continue
+            last = np.full(symbols, -1)
+            last[rows.symbol_index[stating]] = stating  # where a symbol comes twice, the later one stays
+            at = np.flatnonzero(last >= 0)
+            row = last[at]
+            for offset, name in enumerate(fields):
+                self._values[place + offset, at] = getattr(rows, name)[row]
+            received = rows.time_received_ns[row]
+            self._times[0, at] = np.maximum(self._times[0, at], rows.time_event_ns[row])
+            self._times[1, at] = np.where(received == NO_TIME, rows.key[row], received)
+
+    def quote(self, symbol: str, position: int) -> Quote | None:
+        if position >= self._times.shape[1] or self._times[0, position] == NO_TIME:
+            return None
+        stated = self._values[:, position].tolist()
+        values = {
+            name: None if math.isnan(value) else value
+            for name, value in zip((*_BOOK_FIELDS, *_LAST_FIELDS), stated, strict=True)
+        }
+        event_ns, received_ns = self._times[:, position].tolist()
+        return Quote(symbol=symbol, source=NAME, time_event_ns=event_ns, time_received_ns=received_ns, **values)
 
 
 def _close(rows_of: Iterator[Rows]) -> None:

@@ -6,13 +6,25 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 
 from marketd.clock import Clock
-from marketd.model import Connected, Quarantined, SourceEvent
+from marketd.model import INTERVALS, Connected, Quarantined, SourceEvent
 from marketd.model.time import NS_PER_MS, NS_PER_S
 from marketd.sources.contract import Capabilities, Subscriptions
 from marketd.sources.simulator.config import SimulatorConfig
 from marketd.sources.simulator.walk import Walk
 
-__all__ = ["SimulatorSource"]
+__all__ = ["CAPABILITIES", "NAME", "SimulatorSource"]
+
+NAME = "simulator"
+
+CAPABILITIES = Capabilities(
+    stream_quotes=True,
+    stream_trades=True,
+    quotes=True,
+    bars=tuple(interval.name for interval in INTERVALS if interval.ns >= 60 * NS_PER_S),
+    options=True,
+    quotes_per_request=1_000,
+    simulated=True,
+)
 
 _UNINTERRUPTED_S = 0.02
 """A sleep this short need not end when subscriptions change; not watching them costs less."""
@@ -27,20 +39,25 @@ class SimulatorSource:
     def __init__(self, config: SimulatorConfig, clock: Clock) -> None:
         self._config = config
         self._clock = clock
-        self._capabilities = Capabilities(stream_quotes=True, stream_trades=True, simulated=True)
+        self._walk: Walk | None = None
 
     @property
     def name(self) -> str:
-        return "simulator"
+        return NAME
 
     @property
     def capabilities(self) -> Capabilities:
-        return self._capabilities
+        return CAPABILITIES
+
+    @property
+    def walk(self) -> Walk | None:
+        """What it streams, None before it does."""
+        return self._walk
 
     async def stream(self, wanted: Subscriptions) -> AsyncIterator[Sequence[SourceEvent]]:
         clock = self._clock
         batch_ns = round(self._config.batch_ms * NS_PER_MS)
-        walk = Walk(self._config, clock.time_ns())
+        walk = self._walk = Walk(self._config, clock.time_ns())
         refused: set[str] = set()
         version = -1
         yield [Connected(source=self.name, time_received_ns=clock.time_ns())]

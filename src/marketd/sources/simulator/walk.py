@@ -7,13 +7,18 @@ due. Symbols tick out of phase with one another, by their names.
 Ticks are computed for all symbols in one go, a little ahead of time, because a call of numpy costs the same for four
 thousand rows as for forty; `take` then hands out slices. What turns out not to happen (a symbol was removed, the clock
 was set back) is undone by returning to the state before and stepping again, which the hashing makes exact.
+
+A `Run` is where uninterrupted ticks of a symbol began: from it `stretch` gives the same ticks again, so the walk
+remembers what it said without keeping it.
 """
 
 from __future__ import annotations
 
+import itertools
+from collections import deque
 from collections.abc import Sequence
 from hashlib import blake2b
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +27,7 @@ from marketd.model import BOOK, LAST, TRADE, TickBatch
 from marketd.model.time import NS_PER_MS, NS_PER_S
 from marketd.sources.simulator.config import SCENARIOS, SimulatorConfig
 
-__all__ = ["Walk"]
+__all__ = ["Run", "Stretch", "Walk", "book", "key_of", "splitmix64", "uniform"]
 
 _U64 = npt.NDArray[np.uint64]
 _F64 = npt.NDArray[np.float64]
@@ -31,6 +36,7 @@ _Rows = npt.NDArray[np.intp]
 _AHEAD_NS = 50 * NS_PER_MS
 _NEVER_NS = np.iinfo(np.int64).max
 _LOT = 100.0
+_RUNS_MAX = 256
 _FLAGS = BOOK | LAST | TRADE
 
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
@@ -45,7 +51,7 @@ _SIX_BITS = np.uint64(63)
 _BID_SHIFT, _ASK_SHIFT, _LAST_SHIFT = np.uint64(0), np.uint64(6), np.uint64(12)
 
 
-def _splitmix64(counter: _U64) -> _U64:
+def splitmix64(counter: _U64) -> _U64:
     """The finaliser of Steele, Lea and Flood's generator, of each counter."""
     z = counter ^ (counter >> _SHIFT_30)
     z *= _MIX_1
@@ -55,10 +61,19 @@ def _splitmix64(counter: _U64) -> _U64:
     return z
 
 
-def _uniform(bits: _U64) -> _F64:
+def uniform(bits: _U64) -> _F64:
     """[0, 1) from the upper 53 bits."""
     result: _F64 = (bits >> _SHIFT_11).astype(np.float64) * 2.0**-53
     return result
+
+
+def book(price: Any, spread_bp: float) -> tuple[Any, Any]:
+    """Bid and ask around a price or an array of them, never as high and never as low as it."""
+    half_spread = price * (0.5e-4 * spread_bp)
+    return (
+        np.minimum(price - half_spread, np.nextafter(price, 0.0)),
+        np.maximum(price + half_spread, np.nextafter(price, np.inf)),
+    )
 
 
 def _lots(bits: _U64, shift: np.uint64) -> _F64:
@@ -67,9 +82,39 @@ def _lots(bits: _U64, shift: np.uint64) -> _F64:
     return result
 
 
-def _key(seed: int, symbol: str) -> int:
+def key_of(seed: int, symbol: str) -> int:
     """Where the counter of a symbol starts."""
     return int.from_bytes(blake2b(f"{seed}\0{symbol}".encode(), digest_size=8).digest(), "little")
+
+
+class Run(NamedTuple):
+    """The state before a tick of one symbol from which on its ticks followed without interruption.
+
+    due_ns: of that tick. last_ns: ticks due later did not happen; None while they still follow.
+    """
+
+    counter: int
+    due_ns: int
+    price: float
+    volume: float
+    last_ns: int | None = None
+
+
+class Stretch(NamedTuple):
+    """Consecutive ticks of one symbol, and the state after them."""
+
+    time_event_ns: npt.NDArray[np.int64]
+    price: _F64
+    last_size: _F64
+    volume: _F64
+    bid_size: _F64
+    ask_size: _F64
+    after: Run
+
+    def head(self, count: int) -> Stretch:
+        """The first of them, with the same state after them."""
+        names = self._fields[:-1]
+        return self._replace(**{name: getattr(self, name)[:count] for name in names})
 
 
 class _Round(NamedTuple):
@@ -102,8 +147,8 @@ class Walk:
         self._any_jump = bool(self._jump_probability.any())
         self._any_pause = bool(self._pauses.any()) and config.stale_pause_probability > 0
         self._interval_ns = np.array([symbol.tick_interval_ms * NS_PER_MS for symbol in symbols], np.int64)
-        self._counter = np.array([_key(config.seed, name) for name in self._names], np.uint64)
-        phase = _uniform(_splitmix64(self._counter.copy()))
+        self._counter = np.array([key_of(config.seed, name) for name in self._names], np.uint64)
+        phase = uniform(splitmix64(self._counter.copy()))
         self._due_when_wanted_ns = start_ns + (phase * self._interval_ns).astype(np.int64)
         self._due_ns = np.full(len(symbols), _NEVER_NS, np.int64)
         self._volume = np.zeros(len(symbols))
@@ -113,6 +158,7 @@ class Walk:
         self._ahead: TickBatch | None = None
         self._served = 0
         self._before = self._state()
+        self._runs = [deque[Run](maxlen=_RUNS_MAX) for _ in symbols]
 
     @property
     def wanted(self) -> tuple[str, ...]:
@@ -132,10 +178,12 @@ class Walk:
         moves = np.zeros(len(self._names), np.bool_)
         moves[rows] = True
         stops, starts = moved & ~moves, moves & ~moved
+        self._end_runs(np.flatnonzero(stops))
         self._due_when_wanted_ns[stops] = self._due_ns[stops]
         self._due_ns[stops] = _NEVER_NS
         self._due_ns[starts] = self._due_when_wanted_ns[starts]
         self._skip_to(now_ns, np.flatnonzero(starts))
+        self._begin_runs(np.flatnonzero(starts))
         self._position[:] = -1
         self._position[rows] = np.arange(len(rows), dtype=np.int32)
         self._wanted = known
@@ -162,7 +210,10 @@ class Walk:
         next_ns = self.next_due_ns()
         if next_ns is not None and next_ns < oldest_ns:
             self._undo_ahead()
-            self._skip_to(oldest_ns, np.flatnonzero(self._due_ns < oldest_ns))
+            late = np.flatnonzero(self._due_ns < oldest_ns)
+            self._end_runs(late)
+            self._skip_to(oldest_ns, late)
+            self._begin_runs(late)
         self._last_now_ns = now_ns
         taken = self._serve(now_ns)
         self._step_ahead(now_ns)
@@ -201,9 +252,68 @@ class Walk:
         """Move the schedule back with a clock that was set back."""
         back_ns = self._last_now_ns - now_ns
         if back_ns > 0:
-            self._due_ns[self._due_ns != _NEVER_NS] -= back_ns
+            moving = np.flatnonzero(self._due_ns != _NEVER_NS)
+            self._end_runs(moving)
+            self._due_ns[moving] -= back_ns
             self._due_when_wanted_ns -= back_ns
+            self._begin_runs(moving)
             self._last_now_ns = now_ns
+
+    def _begin_runs(self, rows: _Rows) -> None:
+        states = (self._counter[rows], self._due_ns[rows], self._price[rows], self._volume[rows])
+        for row, *state in zip(rows.tolist(), *(column.tolist() for column in states), strict=True):
+            self._runs[row].append(Run(*state))
+
+    def _end_runs(self, rows: _Rows) -> None:
+        for row in rows.tolist():
+            runs = self._runs[row]
+            runs[-1] = runs[-1]._replace(last_ns=self._last_now_ns)
+
+    def runs(self, symbol: str) -> tuple[Run, ...]:
+        """How a symbol ticked, oldest first: the last 256 runs. Empty for one that was never wanted."""
+        row = self._row_of.get(symbol)
+        return () if row is None else tuple(self._runs[row])
+
+    def stretch(self, symbol: str, run: Run, count: int) -> Stretch:
+        """The next `count` ticks from there, the same as `take` gave. May be called from another thread."""
+        row = self._row_of[symbol]
+        counter = np.uint64(run.counter) + np.arange(count, dtype=np.uint64) * _TICK
+        price = self._bounded(run.price, 1.0 + self._change(row, counter))
+        size_bits = splitmix64(counter + _SIZES)
+        last_size = _lots(size_bits, _LAST_SHIFT)
+        volume = run.volume + np.cumsum(last_size)  # whole lots: no sum is rounded
+        waits_ns = np.full(count, self._interval_ns[row])
+        if self._any_pause:
+            waits_ns += self._pause_ns(row, counter)
+        due_ns = run.due_ns + np.cumsum(waits_ns)
+        after = Run(
+            (run.counter + count * int(_TICK)) % 2**64,
+            int(due_ns[-1]),
+            float(price[-1]),
+            float(volume[-1]),
+            run.last_ns,
+        )
+        time_ns = due_ns - waits_ns
+        sizes = _lots(size_bits, _BID_SHIFT), _lots(size_bits, _ASK_SHIFT)
+        return Stretch(time_ns, price, last_size, volume, *sizes, after)
+
+    def _bounded(self, price: float, factors: _F64) -> _F64:
+        """Each price is the one before times its factor, kept within floor and ceiling."""
+        low, high = self._config.price_floor, self._config.price_ceiling
+        with np.errstate(over="ignore"):
+            prices: _F64 = np.multiply.accumulate(np.concatenate([[price], factors]))[1:]
+        outside = (prices < low) | (prices > high) | np.isnan(prices)
+        if not outside.any():
+            return prices
+        # each price depends on whether the one before was held, which no array operation can say
+        first = int(outside.argmax())
+        held = itertools.accumulate(
+            factors[first:].tolist(),
+            lambda before, factor: min(max(before * factor, low), high),
+            initial=float(prices[first - 1]) if first else price,
+        )
+        prices[first:] = np.fromiter(itertools.islice(held, 1, None), np.float64, len(prices) - first)
+        return prices
 
     def _state(self) -> tuple[_F64, _F64, npt.NDArray[np.int64], _U64]:
         return self._price.copy(), self._volume.copy(), self._due_ns.copy(), self._counter.copy()
@@ -227,14 +337,9 @@ class Walk:
         """One tick of each of `rows`."""
         config = self._config
         counter = self._counter[rows]
-        change = self._drift[rows] + self._volatility[rows] * (2.0 * _uniform(_splitmix64(counter + _PRICE)) - 1.0)
-        if self._any_jump:
-            chance = _uniform(_splitmix64(counter + _JUMP))
-            half = 0.5 * self._jump_probability[rows]
-            change += np.where(chance < half, self._jump[rows], np.where(chance < 2 * half, -self._jump[rows], 0.0))
-        price = self._price[rows] * (1.0 + change)
+        price = self._price[rows] * (1.0 + self._change(rows, counter))
         np.clip(price, config.price_floor, config.price_ceiling, out=price)
-        size_bits = _splitmix64(counter + _SIZES)
+        size_bits = splitmix64(counter + _SIZES)
         last_size = _lots(size_bits, _LAST_SHIFT)
         volume = self._volume[rows] + last_size
         due_ns = self._due_ns[rows]
@@ -247,13 +352,22 @@ class Walk:
         self._counter[rows] = counter + _TICK
         return _Round(rows, due_ns, price, volume, last_size, size_bits)
 
-    def _pause_ns(self, rows: _Rows, counter: _U64) -> npt.NDArray[np.int64]:
+    def _change(self, rows: Any, counter: _U64) -> _F64:
+        """What the ticks of these numbers add to the price, as a fraction. rows: one for each, or one for all."""
+        change: _F64 = self._drift[rows] + self._volatility[rows] * (2.0 * uniform(splitmix64(counter + _PRICE)) - 1.0)
+        if self._any_jump:
+            chance = uniform(splitmix64(counter + _JUMP))
+            half = 0.5 * self._jump_probability[rows]
+            change += np.where(chance < half, self._jump[rows], np.where(chance < 2 * half, -self._jump[rows], 0.0))
+        return change
+
+    def _pause_ns(self, rows: Any, counter: _U64) -> npt.NDArray[np.int64]:
         low_ms, high_ms = self._config.stale_pause_duration_ms
         probability = self._config.stale_pause_probability
-        bits = _splitmix64(counter + _PAUSE)
-        stops = self._pauses[rows] & (_uniform(bits) < probability)
+        bits = splitmix64(counter + _PAUSE)
+        stops = self._pauses[rows] & (uniform(bits) < probability)
         # Given that it stops, the draw is uniform below the probability: what is left of it says for how long.
-        duration_ms = low_ms + _uniform(bits) / probability * (high_ms - low_ms)
+        duration_ms = low_ms + uniform(bits) / probability * (high_ms - low_ms)
         return np.where(stops, duration_ms * NS_PER_MS, 0.0).astype(np.int64)
 
     def _batch(self, rounds: list[_Round]) -> TickBatch:
@@ -265,7 +379,7 @@ class Walk:
             order = np.lexsort((ticks.rows, ticks.time_event_ns))
         price, bits = ticks.price[order], ticks.size_bits[order]
         time_event_ns = ticks.time_event_ns[order]
-        half_spread = price * (0.5e-4 * self._config.spread_bp)
+        bid, ask = book(price, self._config.spread_bp)
         return TickBatch(
             source="simulator",
             symbols=self._wanted,
@@ -273,8 +387,8 @@ class Walk:
             flags=np.full(len(order), _FLAGS, np.uint8),
             time_event_ns=time_event_ns,
             time_received_ns=time_event_ns,  # until it is served
-            bid=np.minimum(price - half_spread, np.nextafter(price, 0.0)),
-            ask=np.maximum(price + half_spread, np.nextafter(price, np.inf)),
+            bid=bid,
+            ask=ask,
             bid_size=_lots(bits, _BID_SHIFT),
             ask_size=_lots(bits, _ASK_SHIFT),
             last=price,

@@ -9,9 +9,14 @@ from typing import Literal
 
 import click
 
+from marketd.testing.providers.alphavantage import AlphaVantageSimulator
+from marketd.testing.providers.binance import BinanceSimulator
 from marketd.testing.providers.coinbase import CoinbaseSimulator
+from marketd.testing.providers.finnhub import FinnhubSimulator
+from marketd.testing.providers.fred import FredSimulator
 from marketd.testing.providers.futu import FutuSimulator
 from marketd.testing.providers.ig import IgSimulator
+from marketd.testing.providers.kraken import KrakenSimulator
 from marketd.testing.providers.lightstreamer import LightstreamerSimulator
 from marketd.testing.providers.xts import XtsSimulator
 from marketd.testing.providers.yahoo import YahooSimulator
@@ -153,6 +158,130 @@ def lightstreamer(port: int, items: tuple[str, ...], interval_s: float) -> None:
                 for item in items:
                     simulator.publish(item, {"value": str(number)})
                 await asyncio.sleep(interval_s)
+
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(serve())
+
+
+@main.command()
+@click.option("--port", default=0, show_default="any free", type=click.IntRange(0, 65_535))
+@click.option("--seed", default=0, show_default=True)
+@click.option("--symbol", "symbols", multiple=True, default=["BTCUSDT", "ETHUSDT", "SOLUSDT"], show_default=True)
+@click.option("--tick-interval-s", default=0.2, show_default=True, type=click.FloatRange(min=0.001))
+def binance(port: int, seed: int, symbols: tuple[str, ...], tick_interval_s: float) -> None:
+    """Binance Spot: requests and streams on one port. Symbols as Binance writes them."""
+
+    async def serve() -> None:
+        async with BinanceSimulator(
+            symbols, port=port, seed=seed, tick_interval_s=tick_interval_s, history_minutes=1_440
+        ) as simulator:
+            click.echo(f"rest_url {simulator.rest_url}")
+            click.echo(f"ws_url   {simulator.ws_url}")
+            click.echo(f"symbols  {' '.join(symbols)}")
+            await asyncio.Event().wait()
+
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(serve())
+
+
+@main.command()
+@click.option("--port", default=0, show_default="any free", type=click.IntRange(0, 65_535))
+@click.option("--seed", default=0, show_default=True)
+@click.option("--symbol", "symbols", multiple=True, default=["BTC/USD", "ETH/USD", "SOL/USD"], show_default=True)
+@click.option("--tick-interval-s", default=0.2, show_default=True, type=click.FloatRange(min=0.001))
+def kraken(port: int, seed: int, symbols: tuple[str, ...], tick_interval_s: float) -> None:
+    """Kraken Spot: requests and the stream (v2) on one port. Symbols as the stream writes them."""
+
+    async def serve() -> None:
+        async with KrakenSimulator(
+            symbols, port=port, seed=seed, tick_interval_s=tick_interval_s, history_minutes=1_440
+        ) as simulator:
+            click.echo(f"rest_url {simulator.rest_url}")
+            click.echo(f"ws_url   {simulator.ws_url}")
+            click.echo(f"symbols  {' '.join(symbols)}")
+            await asyncio.Event().wait()
+
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(serve())
+
+
+@main.command()
+@click.option("--port", default=0, show_default="any free", type=click.IntRange(0, 65_535))
+@click.option("--seed", default=0, show_default=True)
+def fred(port: int, seed: int) -> None:
+    """FRED and ALFRED: made-up series with all their vintages."""
+
+    async def serve() -> None:
+        async with FredSimulator(port=port) as simulator:
+            simulator.make_up(seed)
+            click.echo(f"rest_url {simulator.rest_url}")
+            click.echo(f"api_key  {simulator.api_key}")
+            click.echo(f"series   {' '.join(simulator.names)}")
+            await asyncio.Event().wait()
+
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(serve())
+
+
+@main.command()
+@click.option("--port", default=0, show_default="any free", type=click.IntRange(0, 65_535))
+@click.option("--seed", default=0, show_default=True)
+@click.option(
+    "--symbol",
+    "symbols",
+    multiple=True,
+    default=["AAPL", "MSFT", "OANDA:EUR_USD", "BINANCE:BTCUSDT", "COINBASE:BTC-USD"],
+    show_default=True,
+)
+@click.option("--trade-interval-s", default=0.2, show_default=True, type=click.FloatRange(min=0.001))
+@click.option("--free", is_flag=True, help="A free key: 60 requests a minute, no bars, no chains.")
+def finnhub(port: int, seed: int, symbols: tuple[str, ...], trade_interval_s: float, free: bool) -> None:
+    """Finnhub: REST and WebSocket on one port. Symbols as Finnhub writes them."""
+
+    async def serve() -> None:
+        async with FinnhubSimulator(
+            symbols,
+            port=port,
+            seed=seed,
+            trade_interval_s=trade_interval_s,
+            history_minutes=1_440,
+            paid=not free,
+            requests_per_minute=60 if free else None,
+        ) as simulator:
+            click.echo(f"rest_url {simulator.rest_url}")
+            click.echo(f"ws_url   {simulator.ws_url}")
+            click.echo(f"api_key  {simulator.api_key}")
+            click.echo(f"symbols  {' '.join(symbols)}")
+            await asyncio.Event().wait()
+
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(serve())
+
+
+@main.command()
+@click.option("--port", default=0, show_default="any free", type=click.IntRange(0, 65_535))
+@click.option("--seed", default=0, show_default=True)
+@click.option(
+    "--symbol", "symbols", multiple=True, default=["IBM", "AAPL", "BRK-B", "EUR/USD", "BTC/USD"], show_default=True
+)
+@click.option("--free", is_flag=True, help="A free key: 25 requests a day, one a second, nothing premium.")
+def alphavantage(port: int, seed: int, symbols: tuple[str, ...], free: bool) -> None:
+    """Alpha Vantage. Symbols as Alpha Vantage writes them; pairs with a slash."""
+
+    async def serve() -> None:
+        async with AlphaVantageSimulator(
+            symbols,
+            port=port,
+            seed=seed,
+            paid=not free,
+            requests_per_day=25 if free else None,
+            requests_per_s=1 if free else None,
+            days=400,
+        ) as simulator:
+            click.echo(f"rest_url {simulator.rest_url}")
+            click.echo(f"api_key  {simulator.api_key}")
+            click.echo(f"symbols  {' '.join(symbols)}")
+            await asyncio.Event().wait()
 
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(serve())

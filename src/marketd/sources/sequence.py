@@ -1,6 +1,7 @@
-"""One product's trades without holes: ids are consecutive, so a lost trade is noticed. Pure.
+"""One symbol's trades without holes: ids are consecutive, so a lost trade is noticed. Pure.
 
-Trades that come while a hole is being filled are held, so that all are released in the order of their ids.
+Trades that come while a hole is being filled are held, so that all are released in the order of their ids. Who fetches
+what is missing is `marketd.sources.refill`.
 """
 
 from __future__ import annotations
@@ -33,14 +34,14 @@ class TradeSequence:
         return self._release([trade])
 
     def anchor(self, trade_id: int) -> None:
-        """`last_match` came: this trade is the newest, and trades after it will be sent.
+        """The provider says that this trade is the newest, and that trades after it will be sent.
 
         A lower id than the last is taken as the new beginning: the exchange's word counts.
         """
         if self.last_id is None or (trade_id < self.last_id and self.missing is None):
             self.last_id = trade_id
         else:
-            self._expect(trade_id)
+            self.expect(trade_id)
 
     def heartbeat(self, trade_id: int) -> None:
         """A heartbeat named this trade as the newest.
@@ -51,7 +52,15 @@ class TradeSequence:
         if self.last_id is None:
             self.last_id = trade_id
         elif due_id is not None:
-            self._expect(due_id)
+            self.expect(due_id)
+
+    def expect(self, trade_id: int) -> None:
+        """Trades up to this one exist, and those of them that did not come will not.
+
+        Says nothing while a hole is known: the trades after it are held and will show the next.
+        """
+        if self.missing is None and self.last_id is not None and trade_id > self.last_id:
+            self.missing = range(self.last_id + 1, trade_id + 1)
 
     def fill(self, trades: Sequence[Trade]) -> tuple[list[Trade], list[range]]:
         """What could be fetched of `missing`. Returns the trades that may go on now and the ids given up.
@@ -72,7 +81,7 @@ class TradeSequence:
         return released + self._release(held), given_up
 
     def disconnected(self) -> None:
-        """The connection is lost. What was held is dropped and will be found missing by the next `anchor`."""
+        """The connection is lost. What was held is dropped and will be found missing by the next trade or `anchor`."""
         self.missing = None
         self.held = []
         self._beat_id = None
@@ -80,7 +89,7 @@ class TradeSequence:
     def _release(self, trades: list[Trade]) -> list[Trade]:
         for position, trade in enumerate(trades):
             trade_id = trade.trade_id
-            assert trade_id is not None, "trades of this exchange are numbered"
+            assert trade_id is not None, "these trades are numbered"
             if self.last_id is not None and trade_id > self.last_id + 1:
                 self.missing = range(self.last_id + 1, trade_id)
                 self.held = trades[position:]
@@ -88,7 +97,3 @@ class TradeSequence:
             # an older id is a repetition, or fills a hole that was given up: not for us to judge
             self.last_id = trade_id if self.last_id is None else max(self.last_id, trade_id)
         return trades
-
-    def _expect(self, trade_id: int) -> None:
-        if self.missing is None and self.last_id is not None and trade_id > self.last_id:
-            self.missing = range(self.last_id + 1, trade_id + 1)

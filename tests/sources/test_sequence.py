@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from marketd.model import Trade
-from marketd.sources.coinbase.sequence import TradeSequence
+from marketd.sources.sequence import TradeSequence
 
 
 def trade(trade_id: int) -> Trade:
