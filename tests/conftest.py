@@ -25,6 +25,13 @@ import pytest
 _REPO = Path(__file__).resolve().parent.parent
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Drills take their time; what is not one is over within the time of `pyproject.toml`."""
+    for item in items:
+        if item.get_closest_marker("drill") is not None and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(3_600))
+
+
 @pytest.fixture(scope="session")
 def data_folder() -> Path:
     """The folder of recorded market data, which is not part of the repository."""
