@@ -223,7 +223,8 @@ def _columns(
     """The rows that are ticks; of those that are wanted and wrong (row, reason, detail)."""
     ids, price, time, currency, quote_type, day_volume, bid, bid_size, ask, ask_size = zip(*rows, strict=True)
     index = names.indices(ids)
-    sent = np.array((price, bid, ask), "S4").view("<f4").astype(np.float64)  # absent: no bytes, which are 0.0
+    with np.errstate(invalid="ignore"):  # of a signalling NaN, which is refused below
+        sent = np.array((price, bid, ask), "S4").view("<f4").astype(np.float64)  # absent: no bytes, which are 0.0
     whole = _zigzag(np.array((time, day_volume, bid_size, ask_size), "S8").view("<u8"))
     time_ms, counts = whole[0], whole[1:].astype(np.float64)
 
